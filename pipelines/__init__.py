@@ -1,0 +1,1 @@
+"""The engine: torch, diffusers, transformers; nothing of the host."""

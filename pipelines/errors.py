@@ -1,0 +1,50 @@
+"""What can go wrong, as exceptions whose messages say what was given, what is allowed and what to do.
+
+UpscalerError
+├── ParameterError      a setting out of range, of the wrong type or unknown
+├── PictureError        an input image that cannot be upscaled
+│   └── SizeLimitError  an output larger than the size limit allows
+├── ModelFileError      a model file that is missing, damaged, unsafe or of another kind
+└── MemoryLimitError    the smallest possible piece of work does not fit into memory
+Cancelled               not an error: the caller asked to stop
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+
+
+class UpscalerError(ValueError):
+    """Base of every error this package raises on purpose."""
+
+
+class ParameterError(UpscalerError):
+    """A setting has a value that is not allowed; `field` names it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class PictureError(UpscalerError):
+    """An image that cannot be upscaled as it is."""
+
+
+class SizeLimitError(PictureError):
+    """The output would be larger than the size limit, which `override_size_limits` lifts."""
+
+
+class ModelFileError(UpscalerError):
+    """A model file that cannot be used; `path` names it."""
+
+    def __init__(self, path: str | PathLike[str], message: str) -> None:
+        super().__init__(f"{path}: {message}")
+        self.path = path
+
+
+class MemoryLimitError(UpscalerError):
+    """The device ran out of memory on the smallest possible piece of work."""
+
+
+class Cancelled(Exception):
+    """Raised by a `Progress` to stop the work; nothing below the caller may swallow it."""

@@ -1,0 +1,429 @@
+"""Every user-facing setting, declared once: name, type, default, range, unit, help, fal's field.
+
+Node widgets, command-line flags, the remote payload and the documentation table are derived from
+`UpscaleParameters.declared()`. The fields marked `fal` keep the names, defaults and meaning of the
+published schema of `fal-ai/creative-upscaler`; those whose range fal does not publish have one of ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from .errors import ParameterError
+
+MAX_SEED = 2**64 - 1
+"""Largest seed torch's generators take."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """The declaration of one setting."""
+
+    name: str
+    type: type
+    default: Any
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] = ()
+    unit: str = ""
+    optional: bool = False
+    """None is allowed and means: not given."""
+    multiline: bool = False
+    advanced: bool = False
+    """Rarely needed; collapsed where the interface can."""
+    fal: bool = False
+    """A field of fal's schema, under the same name."""
+    model_source: bool = False
+    """Names a model file; the node pack asks for it on its loader node instead."""
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words, for messages and tables."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.type is bool:
+            return "true or false"
+        if self.type is str:
+            return "text"
+        kind = "a whole number" if self.type is int else "a number"
+        text = (
+            f"{kind} from {self.minimum:g} to {self.maximum:g}"
+            if self.maximum != MAX_SEED
+            else f"{kind} from 0 to 2^64-1"
+        )
+        return f"{text} {self.unit}".rstrip()
+
+    def check(self, value: Any) -> Any:
+        """Return `value` as this setting's type, or raise `ParameterError` naming the field and its range."""
+        if value is None and self.optional:
+            return None
+        problem = ParameterError(self.name, f"got {value!r}; allowed is {self.allowed}")
+        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not self.type:
+            raise problem
+        if isinstance(value, float) and not math.isfinite(value):
+            raise problem
+        if self.choices and value not in self.choices:
+            raise problem
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            assert self.minimum is not None and self.maximum is not None
+            if not self.minimum <= value <= self.maximum:
+                raise problem
+        return value
+
+
+def _declare(default: Any, help: str, **details: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, **details})
+
+
+SAMPLERS = (
+    "euler",
+    "euler_ancestral",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_3m_sde",
+    "uni_pc",
+    "lcm",
+    "ddim",
+    "tcd",
+)
+SCHEDULERS = ("karras", "normal")
+COLOR_FIXES = ("wavelet", "adain", "lab", "none")
+SHAPE_SCHEDULES = ("constant", "fading")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Values and sources: each preset is what that program does at its defaults, in our units.
+    "custom": {},
+    "fal": {
+        "creativity": 0.5,
+        "shape_preservation": 0.25,
+        "shape_decay": 1.0,
+        "shape_schedule": "constant",
+        "detail": 1.0,
+        "guidance_scale": 7.5,
+        "num_inference_steps": 20,
+    },
+    # clarity-upscaler's creativity .35 starts its Karras schedule at timestep 174 and runs 7 evaluations.
+    "clarity": {
+        "creativity": 0.174,
+        "shape_preservation": 0.6,
+        "shape_decay": 0.825,
+        "shape_schedule": "constant",
+        "detail": 0.5,
+        "guidance_scale": 6.0,
+        "num_inference_steps": 41,
+        "sampler": "dpmpp_3m_sde",
+        "scheduler": "karras",
+    },
+    "finegrain": {
+        "creativity": 0.35,
+        "shape_preservation": 0.6,
+        "shape_decay": 1.0,
+        "shape_schedule": "constant",
+        "detail": 0.5,
+        "guidance_scale": 6.0,
+        "num_inference_steps": 20,
+        "sampler": "ddim",
+        "scheduler": "normal",
+    },
+    # InvokeAI at creativity 0 and structure 0: ControlNet .625 to 55 %, .214 to 85 %, then none.
+    "invoke": {
+        "creativity": 0.501,
+        "shape_preservation": 0.625,
+        "shape_decay": 1.0,
+        "shape_schedule": "fading",
+        "detail": 0.0,
+    },
+    # Four evaluations at creativity .5 without an unconditional branch; each needs its matching LoRA.
+    "lcm": {"sampler": "lcm", "scheduler": "normal", "guidance_scale": 1.0, "num_inference_steps": 8},
+    "hyper_sd": {"sampler": "ddim", "scheduler": "normal", "guidance_scale": 1.0, "num_inference_steps": 8},
+    "tcd": {"sampler": "tcd", "scheduler": "normal", "guidance_scale": 1.0, "num_inference_steps": 8},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleParameters:
+    """The settings of one creative upscale; every value is checked on construction.
+
+    Raises `ParameterError` naming the field and its range for a value that is out of range, not finite
+    or of the wrong type.
+    """
+
+    model_type: str = _declare(
+        "SD_1_5",
+        "Family of the base model. A model file of the other family is refused.",
+        choices=("SD_1_5", "SDXL"),
+        fal=True,
+    )
+    prompt: str = _declare(
+        "",
+        "What the picture shows, as exactly as possible. Weights such as (fur:1.2) and textual inversions work; any length.",
+        multiline=True,
+        fal=True,
+    )
+    scale: float = _declare(
+        2.0,
+        "How many times wider and taller the result is. Above 2 it is made in several passes.",
+        minimum=1,
+        maximum=5,
+        step=0.05,
+        unit="times",
+        fal=True,
+    )
+    creativity: float = _declare(
+        0.5,
+        "How far the result may depart from the input: the noise level the redraw starts from. 0 only resizes; "
+        "to .35 stays faithful; above .6 things start to change into others.",
+        minimum=0,
+        maximum=1,
+        step=0.01,
+        fal=True,
+    )
+    detail: float = _declare(
+        1.0,
+        "How much fine texture to add. Weight of the detail LoRA when one is loaded, else less noise is declared to "
+        "the network than there is, sparing flat areas. 0 is off.",
+        minimum=0,
+        maximum=5,
+        step=0.05,
+        fal=True,
+    )
+    shape_preservation: float = _declare(
+        0.25,
+        "How firmly shapes are held: weight of the tile ControlNet. 0 runs none; above 1.5 the result stiffens.",
+        minimum=0,
+        maximum=3,
+        step=0.05,
+        fal=True,
+    )
+    prompt_suffix: str = _declare(
+        " high quality, highly detailed, high resolution, sharp",
+        "Appended to the prompt as it is, so it begins with a space. May name textual inversions.",
+        multiline=True,
+        fal=True,
+    )
+    negative_prompt: str = _declare(
+        "blurry, low resolution, bad, ugly, low quality, pixelated, interpolated, compression artifacts, noisey, grainy",
+        "What the picture must not look like. Without effect at guidance 1.",
+        multiline=True,
+        fal=True,
+    )
+    seed: int | None = _declare(
+        None,
+        "The same seed, picture and settings give the same result. Left out, one is drawn and returned.",
+        minimum=0,
+        maximum=MAX_SEED,
+        step=1,
+        fal=True,
+    )
+    guidance_scale: float = _declare(
+        7.5,
+        "How strongly the prompts steer (classifier-free guidance). 1 skips the negative prompt and halves the work.",
+        minimum=0,
+        maximum=30,
+        step=0.1,
+        fal=True,
+    )
+    num_inference_steps: int = _declare(
+        20,
+        "Steps of a full schedule; the part that creativity needs is run, so 20 at .5 is 10.",
+        minimum=1,
+        maximum=200,
+        step=1,
+        unit="steps",
+        fal=True,
+    )
+    enable_safety_checks: bool = _declare(
+        True, "Replace pictures that a safety checker flags with black ones.", advanced=True, fal=True
+    )
+    skip_ccsr: bool = _declare(
+        False,
+        "Leave out the CCSR restoration before the creative pass, even if a CCSR model is given.",
+        fal=True,
+    )
+    override_size_limits: bool = _declare(
+        False, "Allow results above 16 megapixels, which can take very long.", advanced=True, fal=True
+    )
+    base_model_url: str | None = _declare(
+        None, "Single-file checkpoint to use as the base model.", model_source=True, advanced=True, fal=True
+    )
+    additional_lora_url: str | None = _declare(
+        None, "A LoRA to apply to the base model.", model_source=True, advanced=True, fal=True
+    )
+    additional_lora_scale: float = _declare(
+        1.0,
+        "Weight of the additional LoRA.",
+        minimum=-5,
+        maximum=5,
+        step=0.05,
+        model_source=True,
+        advanced=True,
+        fal=True,
+    )
+    additional_embedding_url: str | None = _declare(
+        None,
+        "A textual inversion; its file name becomes a word for the prompts.",
+        model_source=True,
+        advanced=True,
+        fal=True,
+    )
+
+    preset: str = _declare(
+        "custom",
+        "Settings of a known program in place of the ones here: fal, clarity, finegrain, invoke; or of a few-step "
+        "LoRA: lcm, hyper_sd, tcd. custom uses the values as they stand.",
+        choices=tuple(PRESETS),
+    )
+    width: int = _declare(
+        0,
+        "Exact width of the result; 0 follows from scale or height.",
+        minimum=0,
+        maximum=65536,
+        step=1,
+        unit="px",
+        advanced=True,
+    )
+    height: int = _declare(
+        0,
+        "Exact height of the result; 0 follows from scale or width.",
+        minimum=0,
+        maximum=65536,
+        step=1,
+        unit="px",
+        advanced=True,
+    )
+    sampler: str = _declare("dpmpp_2m", "Solver of the denoising process.", choices=SAMPLERS, advanced=True)
+    scheduler: str = _declare(
+        "karras",
+        "How the steps are spread from the starting noise to none. The start is the same for all.",
+        choices=SCHEDULERS,
+        advanced=True,
+    )
+    color_fix: str = _declare(
+        "wavelet",
+        "Take the colours of the source: its low frequencies (wavelet), its mean and contrast (adain), the same in "
+        "LAB (lab), or not at all (none).",
+        choices=COLOR_FIXES,
+        advanced=True,
+    )
+    shape_decay: float = _declare(
+        1.0,
+        "Weakens shape preservation towards the fine layers: each gets this much of the next coarser one. "
+        ".825 lets the prompt lead.",
+        minimum=0.1,
+        maximum=1,
+        step=0.005,
+        advanced=True,
+    )
+    shape_end: float = _declare(
+        1.0,
+        "Part of the steps after which shape preservation stops; .85 frees the last steps for texture and saves time.",
+        minimum=0,
+        maximum=1,
+        step=0.01,
+        advanced=True,
+    )
+    shape_schedule: str = _declare(
+        "constant",
+        "constant keeps the weight; fading holds it to 55 % of the steps, a third of it to 85 %, then none.",
+        choices=SHAPE_SCHEDULES,
+        advanced=True,
+    )
+    guidance_interval: bool = _declare(
+        False,
+        "Apply guidance only at middle noise levels, which saves a tenth to a third of the work.",
+        advanced=True,
+    )
+    tile_size: int = _declare(
+        0,
+        "Side of the tiles the network sees; 0 picks the cheapest that suits the model. Smaller is more intricate.",
+        minimum=0,
+        maximum=4096,
+        step=64,
+        unit="px",
+        advanced=True,
+    )
+    tile_overlap: int = _declare(
+        128,
+        "Least overlap of neighbouring tiles.",
+        minimum=32,
+        maximum=1024,
+        step=8,
+        unit="px",
+        advanced=True,
+    )
+    tile_batch: int = _declare(
+        0,
+        "Tiles evaluated at once; 0 follows from free memory. Changes speed, not the picture.",
+        minimum=0,
+        maximum=256,
+        step=1,
+        advanced=True,
+    )
+    compile_networks: bool = _declare(
+        False,
+        "Compile the networks with torch.compile: slow the first time, faster for many pictures on a GPU.",
+        advanced=True,
+    )
+
+    def __post_init__(self) -> None:
+        for parameter in self.declared():
+            object.__setattr__(self, parameter.name, parameter.check(getattr(self, parameter.name)))
+        if self.tile_size and self.tile_size < 2 * self.tile_overlap:
+            raise ParameterError(
+                "tile_size",
+                f"{self.tile_size} px is less than twice tile_overlap ({self.tile_overlap} px); "
+                "enlarge the tile, lower the overlap, or set tile_size to 0",
+            )
+
+    @classmethod
+    def declared(cls) -> tuple[Parameter, ...]:
+        """All settings in the order in which an interface should show them."""
+        return _DECLARED
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> UpscaleParameters:
+        """Build from named values, each either given or left at its default.
+
+        A `preset` replaces the defaults; values given beside it win over it.
+        Raises `ParameterError` for a name that is not declared.
+        """
+        names = [parameter.name for parameter in cls.declared()]
+        for name in values:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1)
+                hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(names)
+                raise ParameterError(name, f"is not a known setting; {hint}")
+        preset = values.get("preset", "custom")
+        return cls(**{**PRESETS.get(preset, {}), **values})
+
+    def with_preset(self) -> UpscaleParameters:
+        """These settings with those of the chosen preset in their place."""
+        return dataclasses.replace(self, **PRESETS[self.preset])
+
+
+def _declared_parameters() -> tuple[Parameter, ...]:
+    hints = get_type_hints(UpscaleParameters)
+    declared = []
+    for field in dataclasses.fields(UpscaleParameters):
+        members = [
+            t for t in getattr(hints[field.name], "__args__", (hints[field.name],)) if t is not type(None)
+        ]
+        optional = hints[field.name] is not members[0]
+        declared.append(
+            Parameter(
+                name=field.name, type=members[0], default=field.default, optional=optional, **field.metadata
+            )
+        )
+    return tuple(declared)
+
+
+_DECLARED = _declared_parameters()
