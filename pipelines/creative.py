@@ -1,9 +1,10 @@
 """The creative upscale: an image goes in and is redrawn larger, as the settings say.
 
-    image ─► size guard ─► [pre-upscale ─► resize ─► encode ─► noise ─► tiled denoising ─► decode ─► colour fix] per pass
+    image ─► size guard ─► passes of at most 2x, each:
+             pre-upscale ─► resize ─► encode ─► noise ─► tiled denoising ─► decode ─► colour fix
 
-The method is tiled ControlNet image-to-image (clarity-upscaler, refiners' MultiUpscaler), with the noise level,
-not a step count, as the measure of creativity.
+The method is tiled ControlNet image-to-image (clarity-upscaler, refiners' MultiUpscaler), with the noise
+level, not a step count, as the measure of creativity.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Upscaled:
     seed: int
     """The seed used: the one given, or the one drawn."""
     prompts: list[str]
-    """The prompt of each picture, suffix included, as it was encoded; empty texts where nothing was redrawn."""
+    """The prompt of each picture as it was encoded, suffix included; empty where nothing was redrawn."""
     evaluations: int
     """Tiles denoised, over all passes and pictures."""
     models: dict[str, str]
@@ -71,13 +72,13 @@ def upscale(
 ) -> Upscaled:
     """Enlarge and redraw a batch of pictures.
 
-    `image` is `[B,1|3|4,H,W]` float in 0..1, from 1x1 upward; every picture of the batch is independent of the
-    others and has the noise of `seed + its index`. The settings are taken as they stand: a `preset` is resolved
-    by `UpscaleParameters.with_preset` or `.from_mapping`. `models` may be None at creativity 0. `upscaler` is an
-    optional spandrel model that enlarges before each exact resize.
+    `image` is `[B,1|3|4,H,W]` float in 0..1, from 1x1 upward; every picture of the batch is independent of
+    the others and has the noise of `seed + its index`. The settings are taken as they stand: a `preset` is
+    resolved by `UpscaleParameters.with_preset` or `.from_mapping`. `models` may be None at creativity 0.
+    `upscaler` is an optional spandrel model that enlarges before each exact resize.
 
-    Raises `PictureError` and `SizeLimitError` for the picture, `ParameterError` for settings that do not fit the
-    models, `MemoryLimitError` when not even one tile fits, and whatever `runtime.progress` raises to stop.
+    Raises `PictureError` and `SizeLimitError` for the picture, `ParameterError` for settings that do not fit
+    the models, `MemoryLimitError` when not even one tile fits, and what `runtime.progress` raises to stop.
     """
     runtime = runtime or Runtime()
     check_image(image)
@@ -188,7 +189,7 @@ class _Redraw:
         return fix_color(redrawn, canvas, self.parameters.color_fix)
 
     def redraw_latents(self, canvas: Tensor, sigmas: Tensor, noise: CanvasNoise, pictures: slice) -> Tensor:
-        """Noise the canvas to `sigmas[0]` and denoise it along `sigmas`: latents `[B,C,h,w]` of the padded canvas."""
+        """Noise the canvas to `sigmas[0]` and denoise it along `sigmas`: `[B,C,h,w]` of the padded canvas."""
         grid = self.plan((canvas.shape[2], canvas.shape[3]))
         factor, device = self.models.scale_factor, self.runtime.memory.device
         padded = reflect_pad(canvas, (factor * grid.rows.length, factor * grid.columns.length))
@@ -276,5 +277,5 @@ def _check_models(parameters: UpscaleParameters, models: CreativeModels | None) 
     if parameters.shape_preservation > 0 and models.controlnet is None:
         raise ParameterError(
             "shape_preservation",
-            f"{parameters.shape_preservation:g} needs a tile ControlNet; load one, or set it to 0 to do without",
+            f"{parameters.shape_preservation:g} needs a tile ControlNet; load one, or set it to 0 for none",
         )

@@ -84,8 +84,8 @@ class TiledDenoiser:
             if len(jobs) == 1:
                 _, tile = jobs[0]
                 raise MemoryLimitError(
-                    f"out of memory on a single tile of {tile.height} x {tile.width} latents; choose a smaller "
-                    "tile_size, a smaller type for the networks, or free memory"
+                    f"out of memory on a single tile of {tile.height} x {tile.width} latents; choose a "
+                    "smaller tile_size, a smaller type for the networks, or free memory"
                 ) from error
             self.batch = len(jobs) // 2
         # Outside the handler, whose traceback would keep the failed attempt's tensors alive.
