@@ -80,7 +80,7 @@ class DiffusersDenoiser:
         dtype = next(self.unet.parameters()).dtype
         variance = sigma**2 + 1
         scaled = (x / variance**0.5).to(dtype)
-        timestep = torch.tensor(timestep_of_sigma(self.models.alphas_cumprod, sigma), device=x.device)
+        timestep = torch.tensor(float(timestep_of_sigma(self.models.alphas_cumprod, sigma)), device=x.device)
         hidden = torch.cat([text.hidden for text in texts]).to(x.device, dtype)
         added = self._size_conditioning(texts, jobs, x.device, dtype)
         residuals = {}
