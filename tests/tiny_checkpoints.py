@@ -198,7 +198,8 @@ def make_vae(family: Family) -> AutoencoderKL:
 
 
 def make_text_encoders(family: Family) -> tuple[CLIPTextModel | CLIPTextModelWithProjection, ...]:
-    clip_l = CLIPTextModel(_clip_config(CLIP_L_WIDTH, layers=2, act="quick_gelu"))
+    # ComfyUI wants more than two layers where it takes the state of the last but one.
+    clip_l = CLIPTextModel(_clip_config(CLIP_L_WIDTH, layers=3, act="quick_gelu"))
     if family == "sd15":
         return (_liven(clip_l),)
     # diffusers and ComfyUI both know CLIP-G by a block 9 that exists.
