@@ -44,6 +44,9 @@ ACTIVATION_FEATURES = 60
 MOST_TILES = 8
 """Tiles in a batch at most when it follows from free memory; more gains little on any device."""
 
+CPU_BATCH_BYTES = 2**29
+"""Activations of a batch of tiles on a CPU, which gains nothing from more than keeps its cores busy."""
+
 
 @dataclass(frozen=True)
 class Upscaled:
@@ -87,13 +90,20 @@ def upscale(
     color, alpha = split_alpha(image)
     redraw = None
     if parameters.creativity > 0:
-        redraw = _Redraw.prepare(parameters, models, len(image), seed, runtime)
+        redraw = Redraw.prepare(parameters, models, len(image), seed, runtime)
     for number, pass_size in enumerate(pass_sizes((image.shape[2], image.shape[3]), size)):
-        enlarged = torch.empty(len(image), 3, *pass_size)
-        for group in _groups(len(image), redraw.group_size(pass_size) if redraw else 1):
-            canvas = pre_upscale(color[group], pass_size, upscaler, runtime)
-            enlarged[group] = redraw(canvas, number, group) if redraw else canvas
-        color = enlarged
+        parts = _groups(len(image), redraw.group_size(pass_size) if redraw else 1)
+        enlarged = torch.empty(len(image), 3, *pass_size) if len(parts) > 1 else None
+        for group in parts:
+            part = pre_upscale(color[group], pass_size, upscaler, runtime)
+            if redraw:
+                part = redraw(part, number, group)
+            if enlarged is None:
+                color = part
+            else:
+                enlarged[group] = part
+        if enlarged is not None:
+            color = enlarged
     return Upscaled(
         image=color if alpha is None else join_alpha(color, resize(alpha, size)),
         seed=seed,
@@ -108,7 +118,7 @@ def _groups(count: int, size: int) -> list[slice]:
 
 
 @dataclass(kw_only=True)
-class _Redraw:
+class Redraw:
     """One request's image-to-image stage, with what all its passes and pictures share."""
 
     parameters: UpscaleParameters
@@ -129,7 +139,7 @@ class _Redraw:
         count: int,
         seed: int,
         runtime: Runtime,
-    ) -> _Redraw:
+    ) -> Redraw:
         _check_models(parameters, models)
         assert models is not None
         models.apply_loras(parameters.detail)
@@ -240,9 +250,10 @@ class _Redraw:
     def _tile_batch(self, grid: Grid) -> int:
         if self.parameters.tile_batch:
             return self.parameters.tile_batch
+        memory = self.runtime.memory
         # Half of what is free: the estimate is rough, and the networks may not be resident yet.
-        fitting = self.runtime.memory.free_bytes() // 2 // self._bytes_per_tile(grid)
-        return int(min(max(fitting, 1), MOST_TILES))
+        room = CPU_BATCH_BYTES if memory.device.type == "cpu" else memory.free_bytes() // 2
+        return int(min(max(room // self._bytes_per_tile(grid), 1), MOST_TILES))
 
     def _bytes_per_tile(self, grid: Grid) -> int:
         samples = 1 if self.parameters.guidance_scale == 1 else 2

@@ -1,0 +1,48 @@
+"""Small models and real photographs that many tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import skimage.data
+import torch
+from torch import Tensor
+
+import tiny_checkpoints as tiny
+from creative_upscaler.pipelines.models import CreativeModels, load_models
+
+
+@pytest.fixture(scope="session")
+def sd15_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A tiny SD1.5 checkpoint and its tile ControlNet."""
+    folder = tmp_path_factory.mktemp("sd15")
+    base, controlnet = folder / "base.safetensors", folder / "tile.safetensors"
+    tiny.write_sd15(base)
+    tiny.write_controlnet(controlnet, "sd15")
+    return base, controlnet
+
+
+@pytest.fixture(scope="session")
+def sdxl_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A tiny SDXL checkpoint and its tile ControlNet."""
+    folder = tmp_path_factory.mktemp("sdxl")
+    base, controlnet = folder / "base.safetensors", folder / "tile.safetensors"
+    tiny.write_sdxl(base)
+    tiny.write_controlnet(controlnet, "sdxl")
+    return base, controlnet
+
+
+@pytest.fixture(scope="session")
+def sd15(sd15_files: tuple[Path, Path]) -> CreativeModels:
+    return load_models(sd15_files[0], controlnet=sd15_files[1])
+
+
+@pytest.fixture(scope="session")
+def sdxl(sdxl_files: tuple[Path, Path]) -> CreativeModels:
+    return load_models(sdxl_files[0], controlnet=sdxl_files[1])
+
+
+def photograph(name: str) -> Tensor:
+    """A photograph that scikit-image ships, `[1,3,H,W]` in 0..1: astronaut, chelsea, coffee."""
+    return torch.from_numpy(getattr(skimage.data, name)()).permute(2, 0, 1)[None].float() / 255
