@@ -1,7 +1,7 @@
 """Noise levels: between timesteps and sigmas, and spread over the steps of a redraw.
 
-Sigma is the noise level in the variance-exploding scale, `x = x0 + sigma * noise`; with the cumulative alphas of
-a model it is `sqrt((1 - alpha) / alpha)`. Everything here is a function of numbers, computed in float64.
+Sigma is the noise level in the variance-exploding scale, `x = x0 + sigma * noise`; with the cumulative alphas
+of a model it is `sqrt((1 - alpha) / alpha)`. Everything here is a function of numbers, computed in float64.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 KARRAS_RHO = 7.0
-"""Curvature of the Karras spacing: Karras et al. 2022 (https://arxiv.org/abs/2206.00364), below equation 5."""
+"""Curvature of the Karras spacing: Karras et al. 2022, https://arxiv.org/abs/2206.00364, below equation 5."""
 
 
 def spread_sigmas(alphas_cumprod: Tensor, creativity: float, steps: int, scheduler: str) -> Tensor:
     """The noise levels of a redraw, `[n+1]` float64, falling from that of `creativity` to exactly 0.
 
-    `creativity` in (0, 1] is a noise level, not a share of a schedule: the start is the sigma at that part of the
-    model's timesteps for every scheduler and step count. `steps` are those of a full schedule, of which
+    `creativity` in (0, 1] is a noise level, not a share of a schedule: the start is the sigma at that part of
+    the model's timesteps for every scheduler and step count. `steps` are those of a full schedule, of which
     `n = max(1, floor(steps * creativity))` are run, as image-to-image pipelines count.
     `scheduler` "normal" spaces the timesteps equally, "karras" sigma to the power of 1/7 (Karras et al. 2022,
     equation 5) down to the model's lowest sigma.
@@ -60,7 +60,7 @@ def timestep_of_sigma(alphas_cumprod: Tensor, sigma: float) -> float:
 
 
 def scaled_linear_alphas() -> Tensor:
-    """Cumulative alphas `[1000]` float64 that Stable Diffusion 1, 2 and XL were trained with ("scaled linear")."""
+    """Cumulative alphas `[1000]` float64 of Stable Diffusion 1, 2 and XL ("scaled linear" betas)."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     return torch.cumprod(1 - betas, dim=0)
 
