@@ -67,8 +67,8 @@ def euler_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -
 def lcm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
     """Multistep consistency sampling: Luo et al. 2023, https://arxiv.org/abs/2310.04378, algorithm 3.
 
-    The boundary scaling of its training (c_skip, c_out) is left out, as in ComfyUI: it matters 1e-5 at timestep
-    16 and less above.
+    The boundary scaling of its training (c_skip, c_out) is left out, as in ComfyUI: it matters 1e-5 at
+    timestep 16 and less above.
     """
     for index, sigma, sigma_next in _steps(sigmas):
         x = _move(x, denoise(x, sigma, index), sigma, sigma_next, 0.0, noise)
@@ -113,8 +113,8 @@ def dpmpp_2m_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, eta:
 def dpmpp_3m_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, eta: float = 1.0) -> Tensor:
     """DPM-Solver++(3M) SDE of k-diffusion: the third-order form of the paper named at `dpmpp_2m_sde`.
 
-    `eta` scales the fresh noise. Formally of second order, because the published last term has half the weight
-    that third order needs, but several times as exact as 2M.
+    `eta` scales the fresh noise. Formally of second order, because the published last term has half the
+    weight that third order needs, but several times as exact as 2M.
     """
     past: list[tuple[Tensor, float]] = []
     for index, sigma, sigma_next in _steps(sigmas):
