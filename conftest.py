@@ -23,6 +23,9 @@ class _RootIsNoTestPackage:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_RootIsNoTestPackage(), "root-is-no-test-package")
+
+
+def _load_pack() -> None:
     # The root on sys.path would shadow ComfyUI's own top-level module `nodes`.
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
     spec = importlib.util.spec_from_file_location(
@@ -32,3 +35,6 @@ def pytest_configure(config: pytest.Config) -> None:
     pack = importlib.util.module_from_spec(spec)
     sys.modules["creative_upscaler"] = pack
     spec.loader.exec_module(pack)
+
+
+_load_pack()  # now: tests/conftest.py imports from it before pytest_configure is called

@@ -84,7 +84,7 @@ def upscale(
     the models, `MemoryLimitError` when not even one tile fits, and what `runtime.progress` raises to stop.
     """
     runtime = runtime or Runtime()
-    check_image(image)
+    image = check_image(image)
     size = target_size(image.shape[2], image.shape[3], parameters)
     seed = secrets.randbelow(2**32) if parameters.seed is None else parameters.seed
     color, alpha = split_alpha(image)
