@@ -1,0 +1,15 @@
+"""The ComfyUI nodes: sockets and widgets in, one call of the engine, sockets out."""
+
+from __future__ import annotations
+
+from .add_lora import AddLora
+from .compat import ComfyExtension, io
+from .creative_upscale import CreativeUpscale
+from .load_models import LoadModels
+
+
+class CreativeUpscalerExtension(ComfyExtension):
+    """What this pack adds to ComfyUI."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [LoadModels, AddLora, CreativeUpscale]

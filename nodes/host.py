@@ -1,0 +1,163 @@
+"""The one door to ComfyUI's internals: devices and memory, progress and interrupts, folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import comfy.latent_formats
+import comfy.model_management as management
+import comfy.utils
+import folder_paths
+import latent_preview
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+from torch import Tensor, nn
+
+from ..pipelines.runtime import LocalMemory, Role
+
+NONE = "none"
+"""The entry of a file list that stands for no file."""
+
+PREVIEW_SIDE = 128
+"""Latents on the longer side of a preview picture, which ComfyUI shows at 512 px."""
+
+
+def file_names(folder: str) -> list[str]:
+    """The files a user has in one of ComfyUI's model folders, for a list to choose from."""
+    return folder_paths.get_filename_list(folder)
+
+
+def find_file(folder: str, name: str) -> Path:
+    """The path of a listed file. Raises `FileNotFoundError` for any other name."""
+    return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+def file_version(folder: str, name: str) -> str:
+    """Changes when the file does: its path, size and time of last change."""
+    if name == NONE:
+        return NONE
+    path = find_file(folder, name)
+    state = path.stat()
+    return f"{path}|{state.st_size}|{state.st_mtime_ns}"
+
+
+def picture_device() -> torch.device:
+    """Where pictures between nodes are kept."""
+    return management.intermediate_device()
+
+
+class _Network(nn.Module):
+    """Holds a network for ComfyUI, which sets `device` and other attributes on what it manages.
+
+    diffusers and transformers modules have a read-only property of that name.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+
+class HostMemory:
+    """`Memory` by ComfyUI's model management: it can evict our networks, and we its.
+
+    One `ModelPatcher` for each network, alive as long as this object: when the last user lets go of it and
+    of its networks, ComfyUI notices and frees them. A network that is not ours (an upscale model from a
+    socket) is only a visitor: it is moved to the device when asked for and back by `dismiss_visitors`.
+    """
+
+    def __init__(self) -> None:
+        self.device: torch.device = management.get_torch_device()
+        self._patchers: dict[nn.Module, ModelPatcher] = {}
+        self._visitors: list[nn.Module] = []
+
+    def adopt(self, *networks: nn.Module) -> None:
+        """Put these networks, now on the CPU, under ComfyUI's management."""
+        offload = management.unet_offload_device()
+        for network in networks:
+            self._patchers[network] = ModelPatcher(_Network(network), self.device, offload)
+
+    def dtype(self, role: Role) -> torch.dtype:
+        """As ComfyUI's own models of this kind and its command line say.
+
+        Where it would store one type and compute in another, this is the one to compute in, for our
+        networks do not cast their weights.
+        """
+        if role == "vae":
+            return management.vae_dtype(self.device, [torch.bfloat16, torch.float32])
+        if role == "text":
+            stored = management.text_encoder_dtype(self.device)
+        else:
+            stored = management.unet_dtype(self.device)
+        return management.unet_manual_cast(stored, self.device) or stored
+
+    def load(self, *modules: nn.Module, activation_bytes: int = 0) -> None:
+        patchers = [self._patchers[module] for module in modules if module in self._patchers]
+        # Anything but a full load leaves part of a network that is not made of ComfyUI's layers on the CPU.
+        management.load_models_gpu(patchers, memory_required=activation_bytes, force_full_load=True)
+        for module in modules:
+            if module not in self._patchers:
+                management.free_memory(management.module_size(module) + activation_bytes, self.device)
+                self._visitors.append(module)
+            module.to(self.device)
+
+    def dismiss_visitors(self) -> None:
+        """Move networks that are not ours off the device."""
+        while self._visitors:
+            self._visitors.pop().to(management.unet_offload_device())
+
+    def free_bytes(self) -> int:
+        return management.get_free_memory(self.device)
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        # Newer versions of ComfyUI know of more kinds.
+        is_oom = getattr(management, "is_oom", None)
+        return LocalMemory(self.device).is_out_of_memory(error) or (is_oom is not None and is_oom(error))
+
+    def release(self) -> None:
+        management.soft_empty_cache()
+
+
+class HostProgress:
+    """`Progress` as the bar, the line of text and the preview picture of the node that is being executed.
+
+    Raises ComfyUI's `InterruptProcessingException` when the user has asked to stop.
+    """
+
+    def __init__(self, device: torch.device, model_type: str) -> None:
+        formats = {"SD_1_5": comfy.latent_formats.SD15, "SDXL": comfy.latent_formats.SDXL}
+        # None unless the user has turned previews on.
+        self._previewer = latent_preview.get_previewer(device, formats[model_type]())
+        self._bar = comfy.utils.ProgressBar(1)
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int, preview: Tensor | None = None) -> None:
+        management.throw_exception_if_processing_interrupted()
+        if stage != self._stage:
+            self._stage = stage
+            context = get_executing_context()
+            if context is not None:
+                PromptServer.instance.send_progress_text(stage, context.node_id)
+        picture = None
+        if preview is not None and self._previewer is not None:
+            picture = self._previewer.decode_latent_to_preview_image("JPEG", _shrink(preview[:1]))
+        self._bar.update_absolute(done, total, picture)
+
+
+@contextmanager
+def visitors_dismissed(memory: HostMemory) -> Iterator[None]:
+    """Whatever happens, networks that are not ours leave the device at the end."""
+    try:
+        yield
+    finally:
+        memory.dismiss_visitors()
+
+
+def _shrink(latents: Tensor) -> Tensor:
+    ratio = PREVIEW_SIDE / max(latents.shape[-2:])
+    if ratio >= 1:
+        return latents
+    return nn.functional.interpolate(latents.float(), scale_factor=ratio, mode="area")
