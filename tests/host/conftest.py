@@ -1,0 +1,49 @@
+"""One running server for each ComfyUI found on this machine, and tiny models for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from comfy_server import Server, find_hosts, running
+from PIL import Image
+from skimage import data
+
+import tiny_checkpoints
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "host" in metafunc.fixturenames:
+        reason = "no ComfyUI: set COMFYUI_PATH to a checkout, or put one at ~/ComfyUI"
+        hosts = find_hosts() or [pytest.param(None, marks=pytest.mark.skip(reason=reason))]
+        metafunc.parametrize(
+            "host", hosts, ids=lambda host: host.name if host else "none", scope="session", indirect=True
+        )
+
+
+@pytest.fixture(scope="session")
+def host(request: pytest.FixtureRequest) -> Path:
+    """The folder of a ComfyUI checkout; every test that uses it runs once for each."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny random models in the published layouts, under the names that the example workflows use."""
+    models = tmp_path_factory.mktemp("tiny") / "models"
+    for kind in ("checkpoints", "controlnet", "vae", "loras", "embeddings", "upscale_models"):
+        (models / kind).mkdir(parents=True)
+    tiny_checkpoints.write_sd15(models / "checkpoints" / "v1-5-pruned-emaonly.safetensors")
+    tiny_checkpoints.write_controlnet(models / "controlnet" / "control_v11f1e_sd15_tile.pth")
+    tiny_checkpoints.write_sdxl(models / "checkpoints" / "sd_xl_base_1.0.safetensors")
+    return models
+
+
+@pytest.fixture(scope="session")
+def server(host: Path, models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running server with a real photograph, odd in both sides, as its input `example.png`."""
+    with running(host, tmp_path_factory.mktemp(host.name), models_folder) as server:
+        face = Image.fromarray(data.astronaut()).crop((120, 0, 350, 200))
+        face.resize((77, 67), Image.Resampling.LANCZOS).save(server.folder / "input" / "example.png")
+        yield server
