@@ -42,33 +42,31 @@ def fix_color(image: Tensor, source: Tensor, method: str) -> Tensor:
         raise ValueError(
             f"image is {list(image.shape)} and source {list(source.shape)}; resize the source first"
         )
-    if method == "wavelet":
-        for channel, source_channel in zip(image.flatten(0, 1), source.flatten(0, 1), strict=True):
-            _take_low_band(channel, source_channel)
-    elif method == "adain":
-        for channel, source_channel in zip(image.flatten(0, 1), source.flatten(0, 1), strict=True):
-            _match_statistics(channel, source_channel)
-    elif method == "lab":
-        for picture, source_picture in zip(image, source, strict=True):
+    for picture, source_picture in zip(image, source, strict=True):
+        if method == "wavelet":
+            _take_low_band(picture, source_picture)
+        elif method == "adain":
+            _match_statistics(picture, source_picture)
+        elif method == "lab":
             _match_lab(picture, source_picture)
     return image
 
 
 def _take_low_band(image: Tensor, source: Tensor) -> None:
-    """Overwrite `image` `[H,W]` with image + low(source - image), which is image - low(image) + low(source)."""
-    columns = _low_band_kernels(image.shape[1], image.device)
+    """Overwrite `image` `[3,H,W]` with image + low(source - image) = image - low(image) + low(source)."""
+    columns = _low_band_kernels(image.shape[2], image.device)
     finished: tuple[slice, Tensor] | None = None
-    for rows, reach, kernel in _low_band_kernels(image.shape[0], image.device):
-        difference = kernel @ (source[reach] - image[reach])
-        corrected = image[rows].clone()
+    for rows, reach, kernel in _low_band_kernels(image.shape[1], image.device):
+        difference = kernel @ (source[:, reach] - image[:, reach])
+        corrected = image[:, rows].clone()
         for block, taps, weights in columns:
-            corrected[:, block] += difference[:, taps] @ weights.T
+            corrected[..., block] += difference[..., taps] @ weights.T
         # A strip is written only after the next one has read the rows the two share.
         if finished:
-            image[finished[0]] = finished[1]
+            image[:, finished[0]] = finished[1]
         finished = rows, corrected.clamp_(0, 1)
     if finished:
-        image[finished[0]] = finished[1]
+        image[:, finished[0]] = finished[1]
 
 
 def _low_band_kernels(length: int, device: torch.device) -> list[tuple[slice, slice, Tensor]]:
@@ -93,11 +91,11 @@ def _low_band_kernels(length: int, device: torch.device) -> list[tuple[slice, sl
 
 
 def _match_statistics(image: Tensor, source: Tensor) -> None:
-    """Overwrite `image` `[H,W]` with its values moved to the mean and standard deviation of `source`."""
+    """Overwrite `image` `[3,H,W]` with its values moved to each channel's mean and deviation in `source`."""
     # One pixel has no deviation; the unbiased estimate of more is what the published colour fixes use.
-    correction = min(1, image.numel() - 1)
-    variance, mean = torch.var_mean(image, correction=correction)
-    source_variance, source_mean = torch.var_mean(source, correction=correction)
+    correction = min(1, image[0].numel() - 1)
+    variance, mean = torch.var_mean(image, dim=(1, 2), correction=correction, keepdim=True)
+    source_variance, source_mean = torch.var_mean(source, dim=(1, 2), correction=correction, keepdim=True)
     gain = ((source_variance + VARIANCE_FLOOR) / (variance + VARIANCE_FLOOR)).sqrt()
     image.sub_(mean).mul_(gain).add_(source_mean).clamp_(0, 1)
 
@@ -117,8 +115,8 @@ def _lab_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance `[3]`, float64, of L, a and b over `image` `[3,H,W]`."""
     total = torch.zeros(2, 3, dtype=torch.float64, device=image.device)
     for strip in image.split(BLOCK, dim=1):
-        lab = rgb_to_lab(strip).double()
-        total += torch.stack([lab.sum(dim=(1, 2)), lab.square_().sum(dim=(1, 2))])
+        lab = rgb_to_lab(strip).flatten(1)
+        total += torch.stack([lab.sum(dim=1, dtype=total.dtype), lab.square().sum(dim=1, dtype=total.dtype)])
     mean, mean_square = total / image[0].numel()
     return mean, (mean_square - mean.square()).clamp(min=0)
 

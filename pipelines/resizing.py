@@ -101,25 +101,28 @@ def resize(image: Tensor, size: Size) -> Tensor:
     if (height, width) == size:
         return image.clamp(0, 1)
     result = image.new_empty(*image.shape[:2], *size)
-    columns = [] if width == size[1] else _kernels(width, size[1], BLOCK_COLUMNS, image.device)
-    for first, rows, kernel in _kernels(height, size[0], STRIP_ROWS, image.device):
+    columns = [] if width == size[1] else lanczos_kernels(width, size[1], BLOCK_COLUMNS, image.device)
+    for block, rows, kernel in lanczos_kernels(height, size[0], STRIP_ROWS, image.device):
         strip = image[..., rows, :]
         if columns:
             strip = torch.cat([strip[..., taps] @ weights.T for _, taps, weights in columns], dim=-1)
-        result[..., first : first + len(kernel), :] = (kernel @ strip).clamp_(0, 1)
+        result[..., block, :] = (kernel @ strip).clamp_(0, 1)
     return result
 
 
-def _kernels(old: int, new: int, block: int, device: torch.device) -> list[tuple[int, slice, Tensor]]:
+def lanczos_kernels(
+    old: int, new: int, block: int, device: torch.device
+) -> list[tuple[slice, slice, Tensor]]:
     """Lanczos weights that take `old` samples to `new`, for `block` results at a time.
 
-    Each entry is the first result, the samples it and its neighbours need, and their weights
-    `[results, samples]`. Sample positions and the truncation of the kernel are those of Pillow.
+    Each entry is a block of results, the samples it depends on, and their weights `[results, samples]`.
+    Sample positions and the truncation of the kernel are those of Pillow.
     """
     stretch = max(1.0, old / new)
     kernels = []
     for first in range(0, new, block):
-        center = (torch.arange(first, min(first + block, new), dtype=torch.float64) + 0.5) * (old / new)
+        results = slice(first, min(first + block, new))
+        center = (torch.arange(first, results.stop, dtype=torch.float64) + 0.5) * (old / new)
         begin = (center - LANCZOS_RADIUS * stretch + 0.5).floor().clamp(0, old)
         end = (center + LANCZOS_RADIUS * stretch + 0.5).floor().clamp(0, old)
         taps = slice(int(begin[0]), int(end[-1]))
@@ -128,7 +131,7 @@ def _kernels(old: int, new: int, block: int, device: torch.device) -> list[tuple
         weights = torch.sinc(distance) * torch.sinc(distance / LANCZOS_RADIUS)
         weights[(distance.abs() >= LANCZOS_RADIUS) | (sample < begin[:, None]) | (sample >= end[:, None])] = 0
         weights /= weights.sum(dim=1, keepdim=True)
-        kernels.append((first, taps, weights.float().to(device)))
+        kernels.append((results, taps, weights.float().to(device)))
     return kernels
 
 

@@ -92,6 +92,16 @@ def test_the_image_is_corrected_in_place(method):
     assert fix_color(image, source, method) is image
 
 
+@pytest.mark.parametrize("method", ["wavelet", "adain", "lab"])
+def test_a_crop_of_a_larger_tensor_is_corrected_in_place(method):
+    source = photograph(20, 30)
+    larger = torch.zeros(2, 3, 32, 40)
+    larger[:, :, :20, :30] = tinted(source)
+    fix_color(larger[:, :, :20, :30], source.expand(2, -1, -1, -1), method)
+    alone = fix_color(tinted(source), source, method)
+    torch.testing.assert_close(larger[:, :, :20, :30], alone.expand(2, -1, -1, -1), atol=1e-6, rtol=0)
+
+
 def test_none_changes_nothing():
     image = photograph(20, 20)
     assert torch.equal(fix_color(image.clone(), 1 - image, "none"), image)
