@@ -92,7 +92,8 @@ def _is_pickle(path: Path) -> bool:
         raise ModelFileError(path, "is a web page, not a model; the link is wrong or needs a login")
     if start.startswith(b"version https://git-lfs"):
         raise ModelFileError(path, "is a Git LFS pointer, not a model; download the file itself")
-    if start.startswith((b"PK\x03\x04", b"\x80")):
+    # A safetensors file begins with its header's length, whose lowest byte may be a pickle's first.
+    if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[8:9] != b"{"):
         if path.suffix.lower() == ".safetensors":
             raise ModelFileError(
                 path, "is a pickle or zip archive under the name of a safetensors file, so it is not trusted"
@@ -201,7 +202,7 @@ def _unpickle(path: Path, device: str = "cpu") -> list[tuple[str, Tensor]]:
 
 def _why_not_unpickled(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    refused = next((line for line in lines if "Unsupported" in line), None)
+    refused = next((line for line in lines if "unsupported" in line.lower()), None)
     if isinstance(error, pickle.UnpicklingError) and refused:
         return f"holds more than weights, which could run as a program; it was not loaded ({refused[:200]})"
     return f"is damaged or no PyTorch file ({lines[0][:200]})"

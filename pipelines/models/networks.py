@@ -1,0 +1,304 @@
+"""Networks made from stored tensors: configured by the shapes, complete, or not made at all.
+
+A folder brings its own configuration. For single files the shipped ones (`configs/`) say what shapes do not
+show; channels, layers and widths are the tensors'. Heads of attention follow the published rule: 8 in the
+UNet and ControlNet of SD1.5, 64 channels each everywhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, ControlNetUnionModel, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import (
+    convert_controlnet_checkpoint,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+)
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from ..errors import ModelFileError
+from .files import read_header, read_tensors
+from .layouts import UNET_PREFIX, read_json
+
+Config = dict[str, Any]
+Tensors = dict[str, Tensor]
+
+HEAD_WIDTH = 64
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where the tensors of one network are: in `files`, several for some folders, under `prefix`."""
+
+    path: Path
+    files: tuple[Path, ...]
+    prefix: str = ""
+    config: Config | None = None
+    """The network's own configuration, where the file or folder has one."""
+
+    @classmethod
+    def of_file(cls, path: Path, prefix: str = "") -> Part:
+        return cls(path, (path,), prefix)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Part:
+        """The weights of a folder that diffusers or transformers saved; safetensors and full names first."""
+        config = read_json(folder / "config.json")
+        for stem in ("diffusion_pytorch_model", "model", "pytorch_model"):
+            for ending in ("safetensors", "fp16.safetensors", "bin", "fp16.bin"):
+                if (file := folder / f"{stem}.{ending}").is_file():
+                    return cls(folder, (file,), config=config)
+                if (index := folder / f"{stem}.{ending}.index.json").is_file():
+                    # Only the names of files beside it: an index must not lead elsewhere.
+                    shards = {
+                        Path(str(name)).name for name in read_json(index).get("weight_map", {}).values()
+                    }
+                    return cls(folder, tuple(folder / name for name in sorted(shards)), config=config)
+        raise ModelFileError(folder, "has no weights (diffusion_pytorch_model.safetensors or the like)")
+
+    def shapes(self) -> Tensors:
+        """The tensors without their values, on the meta device."""
+        return {
+            key.removeprefix(self.prefix): torch.empty(shape, dtype=dtype, device="meta")
+            for file in self.files
+            for key, (dtype, shape) in read_header(file).items()
+            if key.startswith(self.prefix)
+        }
+
+    def tensors(self) -> Tensors:
+        return {key: value for file in self.files for key, value in read_tensors(file, self.prefix).items()}
+
+
+def load_config(family: str, role: str) -> Config:
+    """The published configuration of a network of "sd15" or "sdxl"."""
+    file = Path(__file__).parent / "configs" / f"{family}.json"
+    return json.loads(file.read_text(encoding="utf-8"))[role]
+
+
+def load_unet(part: Part, template: Config, dtype: torch.dtype) -> UNet2DConditionModel:
+    """From ldm or diffusers names; `template` is the family's configuration."""
+
+    def make(shapes: Tensors) -> UNet2DConditionModel:
+        return UNet2DConditionModel.from_config(part.config or _unet_config(template, shapes))
+
+    return _load(part, "UNet", partial(_rename_unet, template), make, dtype)
+
+
+def load_vae(part: Part, template: Config, dtype: torch.dtype) -> AutoencoderKL:
+    """From ldm or diffusers names."""
+
+    def make(shapes: Tensors) -> AutoencoderKL:
+        return AutoencoderKL.from_config(part.config or _vae_config(template, shapes))
+
+    return _load(part, "VAE", partial(_rename_vae, template), make, dtype)
+
+
+def load_controlnet_network(
+    part: Part, template: Config, dtype: torch.dtype
+) -> ControlNetModel | ControlNetUnionModel:
+    """From ldm or diffusers names; of the Union kind where `template` has a number of control types."""
+
+    def make(shapes: Tensors) -> ControlNetModel | ControlNetUnionModel:
+        kind = ControlNetUnionModel if "num_control_type" in template else ControlNetModel
+        return kind.from_config(part.config or _controlnet_config(template, shapes))
+
+    return _load(part, "ControlNet", partial(_rename_controlnet, template), make, dtype)
+
+
+def load_text_encoder(
+    part: Part, template: Config, dtype: torch.dtype, *, projection: bool = False
+) -> CLIPTextModel | CLIPTextModelWithProjection:
+    """From transformers' or open_clip's names, with the text projection if that is asked for."""
+
+    def make(shapes: Tensors) -> CLIPTextModel | CLIPTextModelWithProjection:
+        kind = CLIPTextModelWithProjection if projection else CLIPTextModel
+        return kind(CLIPTextConfig.from_dict(part.config or _clip_config(template, shapes)))
+
+    return _load(part, "text encoder", partial(_rename_clip, projection), make, dtype)
+
+
+def _load(
+    part: Part,
+    role: str,
+    rename: Callable[[Tensors], Tensors],
+    make: Callable[[Tensors], Any],
+    dtype: torch.dtype,
+) -> Any:
+    """Configure and check by names and shapes alone; only a complete network has its tensors read."""
+    try:
+        shapes = _renamed(part, role, rename, part.shapes())
+        with torch.device("meta"):
+            network = make(shapes)
+    except KeyError as error:
+        raise ModelFileError(part.path, f"is incomplete: its {role} lacks {error.args[0]}") from error
+    except ModelFileError:
+        raise
+    except Exception as error:  # impossible shapes and settings fail in every way there is
+        raise ModelFileError(part.path, f"has a {role} of a form that cannot be: {error}") from error
+    wanted = network.state_dict()
+    names = {_short(full): full for full in wanted}
+    _check_complete(part, role, shapes, {name: wanted[full] for name, full in names.items()})
+    tensors = rename(_without_extras(part.tensors()))
+    ready = {full: _laid_out(tensors.pop(name), dtype) for name, full in names.items()}
+    network.load_state_dict(ready, assign=True)
+    _make_position_ids(network)
+    return network.eval().requires_grad_(False)
+
+
+def _laid_out(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convolutions are faster in channels-last order, on GPUs and on CPUs."""
+    order = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+    return tensor.to(dtype).contiguous(memory_format=order)
+
+
+def _renamed(part: Part, role: str, rename: Callable[[Tensors], Tensors], tensors: Tensors) -> Tensors:
+    """Renamed tensors; one that the renaming would drop is an error, since it would have had an effect."""
+    tensors = _without_extras(tensors)
+    renamed = {name: tensor for name, tensor in rename(dict(tensors)).items() if tensor is not None}
+    kept = {id(tensor) for tensor in renamed.values()}
+    # These are cut or turned on the way, so that they are not the same objects.
+    changed = re.compile(r"attn_1|attn\.in_proj_|text_projection")
+    unknown = [key for key, tensor in tensors.items() if id(tensor) not in kept and not changed.search(key)]
+    if unknown:
+        raise ModelFileError(
+            part.path, f"has {len(unknown)} tensors that no {role} of its kind has, such as {unknown[0]}"
+        )
+    return renamed
+
+
+def _check_complete(part: Part, role: str, found: Tensors, wanted: Mapping[str, Tensor]) -> None:
+    missing = [key for key in wanted if key not in found]
+    if missing:
+        raise ModelFileError(
+            part.path,
+            f"is incomplete: its {role} lacks {len(missing)} of {len(wanted)} tensors, such as {missing[0]}",
+        )
+    unknown = [key for key in found if key not in wanted]
+    if unknown:
+        raise ModelFileError(
+            part.path, f"has {len(unknown)} tensors that no {role} of its kind has, such as {unknown[0]}"
+        )
+    for key, tensor in wanted.items():
+        if found[key].shape != tensor.shape:
+            shapes = f"{list(found[key].shape)}, where {list(tensor.shape)} belongs"
+            raise ModelFileError(part.path, f"does not fit together: {key} of its {role} is {shapes}")
+
+
+def _without_extras(tensors: Tensors) -> Tensors:
+    """Without what training programs leave beside the weights and no network uses."""
+    extra = re.compile(r"(position_ids|logit_scale)$|^(loss|model_ema)\.")
+    return {key: tensor for key, tensor in tensors.items() if not extra.search(key)}
+
+
+def _short(name: str) -> str:
+    """transformers puts `text_model.` before the names in its text encoders, or not, depending on its version."""
+    return name.removeprefix("text_model.")
+
+
+def _make_position_ids(network: nn.Module) -> None:
+    """The one buffer of these networks that is computed and not stored."""
+    for module in network.modules():
+        buffer = module._buffers.get("position_ids")
+        if buffer is not None:
+            module._buffers["position_ids"] = torch.arange(buffer.shape[-1]).unsqueeze(0)
+
+
+def _rename_unet(config: Config, tensors: Tensors) -> Tensors:
+    if "conv_in.weight" in tensors:
+        return tensors
+    return convert_ldm_unet_checkpoint({UNET_PREFIX + key: tensor for key, tensor in tensors.items()}, config)
+
+
+def _rename_vae(config: Config, tensors: Tensors) -> Tensors:
+    if any(key.startswith("encoder.down_blocks.") for key in tensors):
+        return tensors
+    return convert_ldm_vae_checkpoint(tensors, config)
+
+
+def _rename_controlnet(config: Config, tensors: Tensors) -> Tensors:
+    return convert_controlnet_checkpoint(tensors, config)
+
+
+def _rename_clip(projection: bool, tensors: Tensors) -> Tensors:
+    if "positional_embedding" in tensors:
+        tensors = convert_open_clip_checkpoint(
+            None, {"text_projection": tensors["text_projection"], **tensors}, ""
+        )
+    tensors = {_short(key): tensor for key, tensor in tensors.items()}
+    return (
+        tensors if projection else {k: t for k, t in tensors.items() if not k.startswith("text_projection")}
+    )
+
+
+def _unet_config(template: Config, shapes: Tensors) -> Config:
+    """The numbers of a UNet or ControlNet from its shapes, in diffusers' names."""
+    levels = range(len(template["block_out_channels"]))
+    channels = [shapes[f"down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in levels]
+    depths = [_count(shapes, f"down_blocks.{i}.attentions.0.transformer_blocks.") or 1 for i in levels]
+    config = {
+        **template,
+        "in_channels": shapes["conv_in.weight"].shape[1],
+        "block_out_channels": channels,
+        "transformer_layers_per_block": depths,
+        "cross_attention_dim": shapes["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[
+            1
+        ],
+    }
+    if template["use_linear_projection"]:
+        config["attention_head_dim"] = [max(width // HEAD_WIDTH, 1) for width in channels]
+    if template.get("addition_embed_type"):
+        config["projection_class_embeddings_input_dim"] = shapes["add_embedding.linear_1.weight"].shape[1]
+    return config
+
+
+def _controlnet_config(template: Config, shapes: Tensors) -> Config:
+    config = _unet_config(template, shapes)
+    hint = "controlnet_cond_embedding."
+    # Of its convolutions, every other one changes the number of channels.
+    steps = [f"{hint}blocks.{n}" for n in range(1, _count(shapes, hint + "blocks."), 2)]
+    hint_channels = [shapes[f"{name}.weight"].shape[0] for name in (hint + "conv_in", *steps)]
+    config["conditioning_embedding_out_channels"] = hint_channels
+    config["conditioning_channels"] = shapes[hint + "conv_in.weight"].shape[1]
+    if "num_control_type" in template:
+        config["num_control_type"], config["num_trans_channel"] = shapes["task_embedding"].shape
+        config["num_trans_layer"] = _count(shapes, "transformer_layes.")
+        config["num_proj_channel"] = shapes["spatial_ch_projs.weight"].shape[0]
+    return config
+
+
+def _vae_config(template: Config, shapes: Tensors) -> Config:
+    levels = range(len(template["block_out_channels"]))
+    channels = [shapes[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in levels]
+    latent_channels = shapes["decoder.conv_in.weight"].shape[1]
+    return {**template, "block_out_channels": channels, "latent_channels": latent_channels}
+
+
+def _clip_config(template: Config, shapes: Tensors) -> Config:
+    vocabulary, width = shapes["embeddings.token_embedding.weight"].shape
+    config = {
+        **template,
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": shapes["encoder.layers.0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": _count(shapes, "encoder.layers."),
+        "num_attention_heads": max(width // HEAD_WIDTH, 1),
+        "max_position_embeddings": shapes["embeddings.position_embedding.weight"].shape[0],
+    }
+    if "text_projection.weight" in shapes:
+        config["projection_dim"] = shapes["text_projection.weight"].shape[0]
+    return config
+
+
+def _count(names: Iterable[str], prefix: str) -> int:
+    """How many numbered things there are under a prefix."""
+    return len({name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix)})
