@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .errors import ParameterError
 from .prompt_notation import Piece, read_prompt
 from .runtime import Runtime
 
@@ -47,7 +46,7 @@ def encode_prompts(
     All results have the length of the longest, filled up with chunks of an empty prompt, so that they can be
     batched. Each distinct prompt is encoded once.
 
-    Raises `ParameterError` for a textual inversion that is not loaded or was made for other text encoders.
+    Raises `ParameterError` for an `embedding:name` that is not loaded.
     """
     encoders = [
         _Encoder(encoder, key, models.embeddings, runtime)
@@ -162,17 +161,9 @@ class _Encoder:
         return [_Token(number, piece.weight) for number in ids]
 
     def _embedding(self, piece: Piece) -> list[_Token]:
-        vectors = self.embeddings[piece.text].vectors
-        if self.key not in vectors:
-            raise ParameterError(
-                "prompt",
-                f"the textual inversion {piece.text!r} has vectors for {', '.join(vectors)} but none for "
-                f"{self.key}, which this base model uses. Take it out of the prompt or load one for this "
-                "kind of model.",
-            )
         # Id 0 ("!") is only a place holder. It is neither EOS nor the largest id: by one of these two,
         # depending on the age of the configuration, CLIP finds the token whose state is the summary.
-        return [_Token(0, piece.weight, vector) for vector in vectors[self.key]]
+        return [_Token(0, piece.weight, vector) for vector in self.embeddings[piece.text].vectors[self.key]]
 
 
 @contextmanager
