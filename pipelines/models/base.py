@@ -14,12 +14,13 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from ..errors import ModelFileError
 from ..runtime import LocalMemory, Memory
+from .architectures import load_config
 from .controlnets import load_controlnet
 from .embeddings import TextualInversion, read_embedding
 from .files import read_header, read_metadata
 from .layouts import UNET_PREFIX, Kind, identify, identify_folder, identify_prediction, read_json
 from .loras import Lora, LoraStack, read_lora
-from .networks import Part, load_config, load_text_encoder, load_unet, load_vae
+from .networks import Part, load_text_encoder, load_unet, load_vae
 from .noise_levels import make_alphas_cumprod
 from .tokenizer import make_tokenizer
 

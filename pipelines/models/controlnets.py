@@ -8,9 +8,10 @@ import torch
 from diffusers import ControlNetModel, ControlNetUnionModel, UNet2DConditionModel
 
 from ..errors import ModelFileError
+from .architectures import load_config
 from .files import read_header
 from .layouts import Kind, identify, identify_folder
-from .networks import Part, load_config, load_controlnet_network
+from .networks import Part, load_controlnet_network
 
 _KINDS = {
     Kind.CONTROLNET_SD15: ("sd15", "controlnet"),

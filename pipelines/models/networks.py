@@ -1,15 +1,9 @@
-"""Networks made from stored tensors: configured by the shapes, complete, or not made at all.
-
-A folder brings its own configuration. For single files the shipped ones (`configs/`) say what shapes do not
-show; channels, layers and widths are the tensors'. Heads of attention follow the published rule: 8 in the
-UNet and ControlNet of SD1.5, 64 channels each everywhere else.
-"""
+"""Networks made from stored tensors: complete and of one piece, or not made at all."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,13 +21,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ..errors import ModelFileError
+from .architectures import Config, Tensors, clip_config, controlnet_config, unet_config, vae_config
 from .files import read_header, read_tensors
 from .layouts import UNET_PREFIX, read_json
-
-Config = dict[str, Any]
-Tensors = dict[str, Tensor]
-
-HEAD_WIDTH = 64
 
 
 @dataclass(frozen=True)
@@ -79,17 +69,11 @@ class Part:
         return {key: value for file in self.files for key, value in read_tensors(file, self.prefix).items()}
 
 
-def load_config(family: str, role: str) -> Config:
-    """The published configuration of a network of "sd15" or "sdxl"."""
-    file = Path(__file__).parent / "configs" / f"{family}.json"
-    return json.loads(file.read_text(encoding="utf-8"))[role]
-
-
 def load_unet(part: Part, template: Config, dtype: torch.dtype) -> UNet2DConditionModel:
     """From ldm or diffusers names; `template` is the family's configuration."""
 
     def make(shapes: Tensors) -> UNet2DConditionModel:
-        return UNet2DConditionModel.from_config(part.config or _unet_config(template, shapes))
+        return UNet2DConditionModel.from_config(part.config or unet_config(template, shapes))
 
     return _load(part, "UNet", partial(_rename_unet, template), make, dtype)
 
@@ -98,7 +82,7 @@ def load_vae(part: Part, template: Config, dtype: torch.dtype) -> AutoencoderKL:
     """From ldm or diffusers names."""
 
     def make(shapes: Tensors) -> AutoencoderKL:
-        return AutoencoderKL.from_config(part.config or _vae_config(template, shapes))
+        return AutoencoderKL.from_config(part.config or vae_config(template, shapes))
 
     return _load(part, "VAE", partial(_rename_vae, template), make, dtype)
 
@@ -110,7 +94,7 @@ def load_controlnet_network(
 
     def make(shapes: Tensors) -> ControlNetModel | ControlNetUnionModel:
         kind = ControlNetUnionModel if "num_control_type" in template else ControlNetModel
-        return kind.from_config(part.config or _controlnet_config(template, shapes))
+        return kind.from_config(part.config or controlnet_config(template, shapes))
 
     return _load(part, "ControlNet", partial(_rename_controlnet, template), make, dtype)
 
@@ -122,7 +106,7 @@ def load_text_encoder(
 
     def make(shapes: Tensors) -> CLIPTextModel | CLIPTextModelWithProjection:
         kind = CLIPTextModelWithProjection if projection else CLIPTextModel
-        return kind(CLIPTextConfig.from_dict(part.config or _clip_config(template, shapes)))
+        return kind(CLIPTextConfig.from_dict(part.config or clip_config(template, shapes)))
 
     return _load(part, "text encoder", partial(_rename_clip, projection), make, dtype)
 
@@ -201,7 +185,7 @@ def _without_extras(tensors: Tensors) -> Tensors:
 
 
 def _short(name: str) -> str:
-    """transformers puts `text_model.` before the names in its text encoders, or not, depending on its version."""
+    """transformers puts `text_model.` before the names in its text encoders, or not, by version."""
     return name.removeprefix("text_model.")
 
 
@@ -226,7 +210,14 @@ def _rename_vae(config: Config, tensors: Tensors) -> Tensors:
 
 
 def _rename_controlnet(config: Config, tensors: Tensors) -> Tensors:
-    return convert_controlnet_checkpoint(tensors, config)
+    renamed = convert_controlnet_checkpoint(tensors, config)
+    # diffusers leaves SDXL's size conditioning behind.
+    for ldm, ours in (
+        ("label_emb.0.0.", "add_embedding.linear_1."),
+        ("label_emb.0.2.", "add_embedding.linear_2."),
+    ):
+        renamed |= {key.replace(ldm, ours): tensor for key, tensor in tensors.items() if key.startswith(ldm)}
+    return renamed
 
 
 def _rename_clip(projection: bool, tensors: Tensors) -> Tensors:
@@ -238,67 +229,3 @@ def _rename_clip(projection: bool, tensors: Tensors) -> Tensors:
     return (
         tensors if projection else {k: t for k, t in tensors.items() if not k.startswith("text_projection")}
     )
-
-
-def _unet_config(template: Config, shapes: Tensors) -> Config:
-    """The numbers of a UNet or ControlNet from its shapes, in diffusers' names."""
-    levels = range(len(template["block_out_channels"]))
-    channels = [shapes[f"down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in levels]
-    depths = [_count(shapes, f"down_blocks.{i}.attentions.0.transformer_blocks.") or 1 for i in levels]
-    config = {
-        **template,
-        "in_channels": shapes["conv_in.weight"].shape[1],
-        "block_out_channels": channels,
-        "transformer_layers_per_block": depths,
-        "cross_attention_dim": shapes["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[
-            1
-        ],
-    }
-    if template["use_linear_projection"]:
-        config["attention_head_dim"] = [max(width // HEAD_WIDTH, 1) for width in channels]
-    if template.get("addition_embed_type"):
-        config["projection_class_embeddings_input_dim"] = shapes["add_embedding.linear_1.weight"].shape[1]
-    return config
-
-
-def _controlnet_config(template: Config, shapes: Tensors) -> Config:
-    config = _unet_config(template, shapes)
-    hint = "controlnet_cond_embedding."
-    # Of its convolutions, every other one changes the number of channels.
-    steps = [f"{hint}blocks.{n}" for n in range(1, _count(shapes, hint + "blocks."), 2)]
-    hint_channels = [shapes[f"{name}.weight"].shape[0] for name in (hint + "conv_in", *steps)]
-    config["conditioning_embedding_out_channels"] = hint_channels
-    config["conditioning_channels"] = shapes[hint + "conv_in.weight"].shape[1]
-    if "num_control_type" in template:
-        config["num_control_type"], config["num_trans_channel"] = shapes["task_embedding"].shape
-        config["num_trans_layer"] = _count(shapes, "transformer_layes.")
-        config["num_proj_channel"] = shapes["spatial_ch_projs.weight"].shape[0]
-    return config
-
-
-def _vae_config(template: Config, shapes: Tensors) -> Config:
-    levels = range(len(template["block_out_channels"]))
-    channels = [shapes[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in levels]
-    latent_channels = shapes["decoder.conv_in.weight"].shape[1]
-    return {**template, "block_out_channels": channels, "latent_channels": latent_channels}
-
-
-def _clip_config(template: Config, shapes: Tensors) -> Config:
-    vocabulary, width = shapes["embeddings.token_embedding.weight"].shape
-    config = {
-        **template,
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "intermediate_size": shapes["encoder.layers.0.mlp.fc1.weight"].shape[0],
-        "num_hidden_layers": _count(shapes, "encoder.layers."),
-        "num_attention_heads": max(width // HEAD_WIDTH, 1),
-        "max_position_embeddings": shapes["embeddings.position_embedding.weight"].shape[0],
-    }
-    if "text_projection.weight" in shapes:
-        config["projection_dim"] = shapes["text_projection.weight"].shape[0]
-    return config
-
-
-def _count(names: Iterable[str], prefix: str) -> int:
-    """How many numbered things there are under a prefix."""
-    return len({name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix)})

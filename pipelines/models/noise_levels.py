@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelFileError
-from .networks import load_config
+from .architectures import load_config
 
 SMALLEST_SIGNAL = 2.0**-24
 """In place of the zero of a zero-terminal-SNR schedule, whose noise would be infinite (as in diffusers)."""
