@@ -1,0 +1,44 @@
+"""The command line `creative-upscaler`: pictures from files and folders through the engine.
+
+What takes long to import is imported when it is needed, so that help and wrong usage answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ..pipelines.errors import ModelFileError, UpscalerError
+from .arguments import UsageError, build_parser, read_request
+from .exit_codes import INTERRUPTED, MODEL_FILE_ERROR, OK, USAGE_ERROR
+from .jobs import plan_jobs
+from .table import parameter_table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (see `exit_codes`). `argv` is without the program's name."""
+    parser = build_parser()
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as stop:  # argparse has already printed the help or what is wrong
+        return OK if stop.code in (None, 0) else USAGE_ERROR
+    try:
+        if arguments.command == "parameters":
+            print(parameter_table())
+            return OK
+        request = read_request(arguments)
+        jobs = plan_jobs(request)
+        from .upscaling import run_jobs  # noqa: PLC0415
+
+        return run_jobs(jobs, request)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except ModelFileError as error:
+        return _fail(error, MODEL_FILE_ERROR)
+    except (UsageError, UpscalerError) as error:
+        return _fail(error, USAGE_ERROR)
+
+
+def _fail(message: object, code: int) -> int:
+    print(f"creative-upscaler: error: {message}", file=sys.stderr)
+    return code

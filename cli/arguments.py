@@ -1,0 +1,242 @@
+"""Flags, derived from the declared settings, and what they ask for."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..pipelines.parameters import PRESETS, Parameter, UpscaleParameters
+from .exit_codes import MEANINGS
+from .metadata import FORMATS, read_record
+from .table import default_text
+
+SIZE_SETTINGS = {"scale", "width", "height"}
+
+
+class UsageError(Exception):
+    """The command cannot be carried out as it was given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One `upscale` command."""
+
+    inputs: list[Path]
+    output: Path
+    parameters: UpscaleParameters
+    given: frozenset[str]
+    """Names of the settings that were given, not left at their default."""
+    models: ModelFiles
+    device: str | None = None
+    dtype: str | None = None
+    format: str | None = None
+    quality: int = 95
+    overwrite: bool = False
+    resume: bool = False
+    quiet: bool = False
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """The model files of a command."""
+
+    checkpoint: Path | None = None
+    vae: Path | None = None
+    controlnet: Path | None = None
+    loras: list[tuple[Path, float]] = field(default_factory=list)
+    detail_lora: Path | None = None
+    embeddings: list[Path] = field(default_factory=list)
+    upscaler: Path | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Their names, without folders, for the metadata of a result."""
+        names: dict[str, Any] = {
+            role: path.name
+            for role in ("checkpoint", "vae", "controlnet", "detail_lora", "upscaler")
+            if (path := getattr(self, role))
+        }
+        if self.loras:
+            names["loras"] = [[path.name, weight] for path, weight in self.loras]
+        if self.embeddings:
+            names["embeddings"] = [path.name for path in self.embeddings]
+        return names
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="creative-upscaler",
+        description="Creative upscaling: pictures are redrawn larger by a diffusion model.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
+    upscale = commands.add_parser(
+        "upscale",
+        help="upscale pictures",
+        description="Upscale pictures and folders of pictures (JPEG, PNG, WebP).",
+        epilog=f"exit codes:\n{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_file_flags(upscale)
+    _add_model_flags(upscale)
+    settings = upscale.add_argument_group("settings")
+    for parameter in UpscaleParameters.declared():
+        _add_setting(settings, parameter)
+    commands.add_parser("parameters", help="print all settings as a Markdown table", allow_abbrev=False)
+    return parser
+
+
+def _add_file_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="IN",
+        help="pictures, or folders of pictures (not those within)",
+    )
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="a file for one picture, else a folder",
+    )
+    add(
+        "--format",
+        choices=tuple(FORMATS),
+        help="of the results; default: that of OUT's name, else of the input",
+    )
+    add("--quality", type=int, default=95, metavar="1-100", help="of JPEG and WebP (default: 95)")
+    add("--from-image", type=Path, metavar="PICTURE", help="take the settings from a result; flags given win")
+    add("--overwrite", action="store_true", help="replace results that exist")
+    add("--resume", action="store_true", help="skip results that exist with these settings and this input")
+    add("--quiet", action="store_true", help="print only notes and errors")
+    add("--json", action="store_true", help="print the results as JSON, and nothing else, on standard output")
+
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("models").add_argument
+    file: dict[str, Any] = {"type": _model_file, "metavar": "FILE"}
+    add(
+        "--checkpoint",
+        **file,
+        help="base model (SD 1.5 or SDXL); its family is --model-type unless that is given",
+    )
+    add("--vae", **file, help="VAE in place of the checkpoint's")
+    add(
+        "--controlnet",
+        **file,
+        help="tile ControlNet of the same family; needed unless --shape-preservation is 0",
+    )
+    add(
+        "--lora", type=_weighted_file, action="append", default=[], metavar="FILE[:WEIGHT]", help="repeatable"
+    )
+    add("--detail-lora", **file, help="LoRA whose weight is --detail")
+    add("--embedding", **file, action="append", default=[], help="textual inversion; repeatable")
+    add(
+        "--upscaler",
+        **file,
+        help="super-resolution model (ESRGAN and its like) to enlarge with before the redraw",
+    )
+    add("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    add(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="of the diffusion networks (default: device's)",
+    )
+
+
+def _add_setting(group: argparse._ArgumentGroup, parameter: Parameter) -> None:
+    flag = "--" + parameter.name.replace("_", "-")
+    help = f"{parameter.help} ({parameter.allowed}; default: {default_text(parameter)})".replace("%", "%%")
+    # Without a default, what was given can be told from what was not.
+    details: dict[str, Any] = {"dest": parameter.name, "help": help, "default": argparse.SUPPRESS}
+    if parameter.type is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, **details)
+        return
+    metavar = "FILE" if parameter.type is str and parameter.model_source else parameter.type.__name__.upper()
+    kind = _model_file if metavar == "FILE" else parameter.type
+    group.add_argument(flag, type=kind, metavar=metavar, **details)
+
+
+def _model_file(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is an address; this version does not download models: download it and give the file"
+        )
+    return Path(text)
+
+
+def _weighted_file(text: str) -> tuple[Path, float]:
+    name, colon, weight = text.rpartition(":")
+    try:
+        return (_model_file(name), float(weight)) if colon else (_model_file(text), 1.0)
+    except ValueError:
+        return _model_file(text), 1.0
+
+
+def read_request(arguments: argparse.Namespace) -> Request:
+    """What the parsed arguments of `upscale` ask for.
+
+    Raises `UsageError` and, for a setting, `ParameterError`.
+    """
+    if not 1 <= arguments.quality <= 100:
+        raise UsageError(f"--quality: got {arguments.quality}; allowed is a whole number from 1 to 100")
+    values = {p.name: getattr(arguments, p.name) for p in UpscaleParameters.declared() if p.name in arguments}
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    if arguments.from_image:
+        given = _recorded_settings(arguments.from_image, given) | given
+    parameters = UpscaleParameters.from_mapping(given)
+    models = _model_files(arguments, parameters)
+    if parameters.creativity > 0 and not models.checkpoint:
+        raise UsageError("a base model is needed: give --checkpoint FILE, or --creativity 0 to resize only")
+    if parameters.creativity > 0 and parameters.shape_preservation > 0 and not models.controlnet:
+        raise UsageError("a tile ControlNet is needed: give --controlnet FILE, or --shape-preservation 0")
+    return Request(
+        parameters=parameters,
+        given=frozenset(given),
+        models=models,
+        **{f.name: getattr(arguments, f.name) for f in fields(Request) if f.name in arguments},
+    )
+
+
+def _recorded_settings(picture: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Settings and seed of a result, less those that what is `given` replaces as a group."""
+    record = read_record(picture)
+    if record is None:
+        raise UsageError(f"--from-image: {picture} is no picture that creative-upscaler has written")
+    replaced = set(PRESETS.get(given.get("preset", "custom"), {}))
+    if SIZE_SETTINGS & set(given):
+        replaced |= SIZE_SETTINGS
+    settings = {**record["settings"], "seed": record["seed"]}
+    return {name: value for name, value in settings.items() if name not in replaced}
+
+
+def _model_files(arguments: argparse.Namespace, parameters: UpscaleParameters) -> ModelFiles:
+    if parameters.creativity == 0:  # nothing is redrawn
+        return ModelFiles(upscaler=arguments.upscaler)
+    checkpoint, loras, embeddings = arguments.checkpoint, list(arguments.lora), list(arguments.embedding)
+    if parameters.base_model_url:
+        if checkpoint:
+            raise UsageError("--checkpoint and --base-model-url are the same; give one of them")
+        checkpoint = Path(parameters.base_model_url)
+    if parameters.additional_lora_url:
+        loras.append((Path(parameters.additional_lora_url), parameters.additional_lora_scale))
+    if parameters.additional_embedding_url:
+        embeddings.append(Path(parameters.additional_embedding_url))
+    return ModelFiles(
+        checkpoint=checkpoint,
+        vae=arguments.vae,
+        controlnet=arguments.controlnet,
+        loras=loras,
+        detail_lora=arguments.detail_lora,
+        embeddings=embeddings,
+        upscaler=arguments.upscaler,
+    )

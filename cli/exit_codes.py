@@ -1,0 +1,17 @@
+"""Exit codes that scripts can rely on."""
+
+from __future__ import annotations
+
+OK = 0
+SOME_FAILED = 1
+USAGE_ERROR = 2
+MODEL_FILE_ERROR = 3
+INTERRUPTED = 130
+
+MEANINGS = {
+    OK: "every picture is done, or was already (--resume)",
+    SOME_FAILED: "some pictures failed; the others are done",
+    USAGE_ERROR: "a flag, a setting or a path is wrong",
+    MODEL_FILE_ERROR: "a model file is missing, damaged, unsafe or of another kind",
+    INTERRUPTED: "stopped by Ctrl-C; finished pictures are kept",
+}
