@@ -107,6 +107,16 @@ def test_what_exceeds_75_tokens_is_encoded_in_further_chunks(models: SimpleNames
 
 
 @FAMILIES
+def test_weighted_words_stay_together_in_a_chunk_and_longer_text_is_cut(models: SimpleNamespace) -> None:
+    (whole,) = encode(models, "cat " * 74 + "(a b c d e f g:1.2)")
+    assert_close(chunk(whole.hidden, 0), encode_with_diffusers(models, "cat " * 74)[0])
+    assert_close(chunk(whole.hidden, 1), encode(models, "(a b c d e f g:1.2)")[0].hidden)
+    (cut,) = encode(models, "cat " * 74 + "(a b c d e f g h:1.2)")
+    assert_close(chunk(cut.hidden, 0), encode(models, "cat " * 74 + "(a:1.2)")[0].hidden)
+    assert_close(chunk(cut.hidden, 1), encode(models, "(b c d e f g h:1.2)")[0].hidden)
+
+
+@FAMILIES
 def test_all_prompts_get_the_length_of_the_longest_by_empty_chunks(models: SimpleNamespace) -> None:
     long, short, empty = encode(models, "cat " * 160, "a (red:1.4) house", "")
     assert long.hidden.shape == short.hidden.shape == empty.hidden.shape
