@@ -1,4 +1,4 @@
-"""The configurations of networks: the shipped ones of the families, with the numbers that stored tensors show.
+"""Configurations of networks: the shipped ones of the families, with the numbers that stored tensors show.
 
 The shipped ones (`configs/`) say what shapes do not; channels, layers and widths are the tensors', which have
 diffusers' and transformers' names here. Heads of attention follow the published rule: 8 in the UNet and

@@ -57,8 +57,9 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
     else:
         header, _ = _parse_header(path)
         try:
+            # Copied: what it hands out is the mapped file itself, and replacing that would change a model.
             with safe_open(path, framework="pt") as file:
-                tensors = {key: file.get_tensor(key) for key in header if key.startswith(prefix)}
+                tensors = {key: file.get_tensor(key).clone() for key in header if key.startswith(prefix)}
         except (SafetensorError, OSError) as error:
             raise ModelFileError(path, f"cannot be read: {error}") from error
     for key, tensor in tensors.items():
