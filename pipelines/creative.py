@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import ControlNetUnionModel
 from torch import Tensor
 
 from .autoencoding import LatentCodec
@@ -203,7 +204,7 @@ class Redraw:
         grid = self.plan((canvas.shape[2], canvas.shape[3]))
         factor, device = self.models.scale_factor, self.runtime.memory.device
         padded = reflect_pad(canvas, (factor * grid.rows.length, factor * grid.columns.length))
-        x = self.codec.encode(padded)
+        clean = self.codec.encode(padded).to(device)
         control = self._control(padded)
         batch = self._tile_batch(grid)
         networks = [self.models.unet, *([self.models.controlnet] if control else [])]
@@ -227,8 +228,8 @@ class Redraw:
         denoise: Callable[[Tensor, float, int], Tensor] = tiled
         if self.models.detail_lora is None and self.parameters.detail > 0:
             mask = flatness_mask(padded, (grid.rows.length, grid.columns.length)).to(device)
-            denoise = with_detail(tiled, lie_amounts(self.parameters.detail, tiled.steps), mask)
-        x = x.to(device) + float(sigmas[0]) * noise.like(x).to(device)
+            denoise = with_detail(tiled, lie_amounts(self.parameters.detail, tiled.steps), mask, clean)
+        x = clean + float(sigmas[0]) * noise.like(clean).to(device)
         x = sample(self.parameters.sampler, denoise, x, sigmas, lambda: noise.like(x).to(device))
         self.evaluations += tiled.evaluations
         return x.cpu()
@@ -239,7 +240,7 @@ class Redraw:
             return None
         return TileControl(
             network=self._compiled(controlnet),
-            union=self.models.union_control,
+            union=isinstance(controlnet, ControlNetUnionModel),
             hint=embed_hint(controlnet, padded, self.models.scale_factor, self.runtime),
             parameters=self.parameters,
         )
