@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,10 +26,8 @@ TCD_GAMMA = 0.3
 """Part of the timesteps below the next one that TCD goes down before it adds noise: its authors' default."""
 
 
-class Denoise(Protocol):
-    """The network's estimate of x0 for the canvas `x` at noise level `sigma`, in step `index` (from 0)."""
-
-    def __call__(self, x: Tensor, sigma: float, index: int) -> Tensor: ...
+Denoise = Callable[[Tensor, float, int], Tensor]
+"""The network's estimate of x0 for a canvas `x` at noise level `sigma`, in step `index` (from 0)."""
 
 
 def sample(name: str, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
