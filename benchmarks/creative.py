@@ -1,7 +1,7 @@
 """Measure the creative upscale beside other programs for it: `python benchmarks/creative.py --help`.
 
-Every program runs in a process of its own, with networks of the published size and random weights, on the same
-picture, to the same size, with the same evaluated steps, guidance and ControlNet, in the same type.
+Every program runs in a process of its own, with networks of the published size and random weights, on the
+same picture, to the same size, with the same evaluated steps, guidance and ControlNet, in the same type.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,14 @@ PROGRAMS = {
     "tiled-diffusion": "peers.tiled_diffusion",
     "ultimate": "peers.ultimate",
 }
-"""Name and module of each program; all but the first two need a checkout."""
+"""Name and module of each program."""
+
+CHECKOUTS = {
+    "refiners": ("refiners",),
+    "tiled-diffusion": ("tiled-diffusion", "comfyui"),
+    "ultimate": ("ultimate", "comfyui"),
+}
+"""What must be given by path for a program to run."""
 
 MODES: dict[str, dict[str, Any]] = {
     "compare": {"family": "sd15", "size": 512, "scale": 2.0, "steps": 2},
@@ -117,6 +125,8 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run_alone(name: str, job: Job) -> dict[str, Any]:
     """Measure a program in a fresh process; a dictionary of figures, or of `unavailable` or `error`."""
+    if missing := [checkout for checkout in CHECKOUTS.get(name, ()) if checkout not in job.checkouts]:
+        return {"unavailable": f"no checkout of {' and '.join(missing)} was given"}
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         command = [
@@ -198,12 +208,12 @@ def has_cuda() -> bool:
 
 
 def describe_hardware(device: str) -> dict[str, Any]:
-    torch = importlib.import_module("torch")
+    on_cpu = device == "cpu"  # then this process does without torch, which is slow to import
     return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
+        "device": processor() if on_cpu else importlib.import_module("torch").cuda.get_device_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load": os.getloadavg()[0],
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "python": platform.python_version(),
     }
 

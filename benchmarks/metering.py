@@ -26,8 +26,8 @@ class Meter:
     A network called by another watched one counts as part of that one. Operations are counted on the first
     call with given shapes and remembered, so that counting does not disturb later calls.
 
-    With `dry`, networks other than text encoders are not computed: they run on shapes alone and return zeros. The rest of the program
-    runs as it is, so that it asks for exactly the evaluations it would ask for.
+    With `dry`, networks other than text encoders are not computed: they run on shapes alone and return zeros.
+    The rest of the program runs as it is, so that it asks for exactly the evaluations it would ask for.
     """
 
     def __init__(

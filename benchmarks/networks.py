@@ -30,7 +30,7 @@ TINY: dict[str, dict[str, Any]] = {
 
 
 def configuration(family: str, role: str) -> dict[str, Any]:
-    """The published configuration of a network of `sd15` or `sdxl`, or that of `tiny`, in diffusers' terms."""
+    """The configuration of a network in diffusers' terms: the published one, or that of `tiny`."""
     file = CONFIGURATIONS / f"{'sd15' if family == 'tiny' else family}.json"
     return json.loads(file.read_text())[role] | (TINY[role] if family == "tiny" else {})
 
@@ -75,8 +75,8 @@ def uninitialised() -> Iterator[None]:
 
 @torch.no_grad()
 def fill(module: Any) -> Any:
-    """Give `module` repeatable random weights that keep the variance of its features; norms start as identity."""
-    # One block of numbers is repeated: drawing billions takes minutes. A prime length, so that no rows repeat.
+    """Give `module` repeatable random weights that keep the variance of its features; norms are neutral."""
+    # Drawing billions of numbers takes minutes; one block is repeated, its length prime, so that no rows are.
     block = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
     for name, parameter in module.named_parameters():
         if parameter.ndim < 2:

@@ -21,7 +21,7 @@ def print_hardware(hardware: dict[str, Any], settings: dict[str, Any]) -> None:
     job = settings["job"]
     side = round(job["size"] * job["scale"])
     _say(
-        f"{settings['mode']}: {job['family']} networks with random weights, {job['size']}² to {side}² pixels, "
+        f"{settings['mode']}: {job['family']} networks with random weights, {job['size']}² to {side}² px, "
         f"{job['steps']} evaluated steps with guidance and ControlNet, {job['dtype']} on {settings['device']}"
     )
     _say(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -35,18 +36,16 @@ def prepare(job: Job) -> Program:
     class Upscaler(multi_upscaler.MultiUpscaler):
         """Random weights where it would load files."""
 
-        def load_stable_diffusion(self, checkpoints):  # noqa: ANN001, ANN202  refiners' signature
-            return fill_all(sd1.StableDiffusion_1(device=self.device, dtype=self.dtype))
+        def load_stable_diffusion(self, checkpoints: Any) -> Any:
+            models = sd1.StableDiffusion_1(device=self.device, dtype=self.dtype)
+            for network in (models.unet, models.lda, models.clip_text_encoder):
+                fill(network)
+            return models
 
-        def load_controlnet(self, checkpoints):  # noqa: ANN001, ANN202
+        def load_controlnet(self, checkpoints: Any) -> Any:
             adapter = controlnets.SD1ControlnetAdapter(target=self.sd.unet, name="tile").inject()
             fill(adapter.controlnet)
             return adapter
-
-    def fill_all(sd):  # noqa: ANN001, ANN202
-        for network in (sd.unet, sd.lda, sd.clip_text_encoder):
-            fill(network)
-        return sd
 
     no_files = SimpleNamespace(loras=None, negative_embedding=None, negative_embedding_key=None)
     with uninitialised():
