@@ -15,7 +15,6 @@ FOLDERS = {
     "checkpoint": "checkpoints",
     "controlnet": "controlnet",
     "vae": "vae",
-    "lora": "loras",
     "detail_lora": "loras",
     "embedding": "embeddings",
 }
@@ -53,12 +52,6 @@ class LoadModels(io.ComfyNode):
                     "without one, detail works by other means.",
                 ),
                 _file_input(
-                    "lora", "LoRA for the style of the base model; chain more with Add Creative Upscale LoRA."
-                ),
-                io.Float.Input(
-                    "lora_weight", default=1.0, min=-5.0, max=5.0, step=0.05, tooltip="Weight of that LoRA."
-                ),
-                _file_input(
                     "embedding", "Textual inversion. Its file name becomes a word for the prompts.", rare=True
                 ),
                 _file_input("vae", "VAE in place of the one in the checkpoint.", rare=True),
@@ -88,8 +81,6 @@ class LoadModels(io.ComfyNode):
         checkpoint: str,
         controlnet: str,
         detail_lora: str,
-        lora: str,
-        lora_weight: float,
         embedding: str = host.NONE,
         vae: str = host.NONE,
         model_type: str = AUTO,
@@ -98,15 +89,14 @@ class LoadModels(io.ComfyNode):
             "checkpoint": checkpoint,
             "controlnet": controlnet,
             "vae": vae,
-            "lora": lora,
             "detail_lora": detail_lora,
             "embedding": embedding,
         }
         versions = [host.file_version(FOLDERS[name], file) for name, file in names.items()]
-        key = (*versions, lora_weight, model_type)
+        key = (*versions, model_type)
         loaded = _loaded.get(key)
         if loaded is None:
-            loaded = _loaded[key] = _load(names, lora_weight, model_type)
+            loaded = _loaded[key] = _load(names, model_type)
         return io.NodeOutput(loaded)
 
 
@@ -116,7 +106,7 @@ def _file_input(name: str, tooltip: str, *, rare: bool = False) -> io.Combo.Inpu
     return advanced(widget) if rare else widget
 
 
-def _load(names: dict[str, str], lora_weight: float, model_type: str) -> HostModels:
+def _load(names: dict[str, str], model_type: str) -> HostModels:
     from ..pipelines.models import load_models  # noqa: PLC0415  diffusers takes seconds to import
 
     paths = {name: host.find_file(FOLDERS[name], file) for name, file in names.items() if file != host.NONE}
@@ -126,7 +116,6 @@ def _load(names: dict[str, str], lora_weight: float, model_type: str) -> HostMod
         model_type=None if model_type == AUTO else model_type,
         vae=paths.get("vae"),
         controlnet=paths.get("controlnet"),
-        loras=[(paths["lora"], lora_weight)] if "lora" in paths else [],
         detail_lora=paths.get("detail_lora"),
         embeddings=[paths["embedding"]] if "embedding" in paths else [],
         memory=memory,
