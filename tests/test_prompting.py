@@ -160,6 +160,7 @@ def test_weight_one_changes_no_bit() -> None:
         ("(cat:inf)", [("cat:inf", 1.1)]),
         ("(:1.5)", [(":1.5", 1.1)]),
         ("a (cat", [("a ", 1), ("(cat", 1)]),
+        (r"(cat\)", [("(cat)", 1)]),
         ("a) cat", [("a) cat", 1)]),
         ("a () b", [("a ", 1), (" b", 1)]),
         ("", []),
@@ -182,10 +183,11 @@ def test_weights_mean_what_they_mean_in_comfyui(prompt: str, expected: list[tupl
             ["wobble", (". wobbles unwobble wobble-1 wobble.v2", 1)],
         ),
         ("bad-hands bad-hands-5", ["bad-hands", (" ", 1), "bad-hands-5"]),
+        ("a wobble twice", [("a ", 1), "wobble twice"]),
     ],
 )
 def test_textual_inversions_are_found_by_either_name(prompt: str, expected: list) -> None:
-    pieces = [piece for piece in read_prompt(prompt, EMBEDDINGS) if piece.text]
+    pieces = [piece for piece in read_prompt(prompt, [*EMBEDDINGS, "wobble twice"]) if piece.text]
     assert pieces == [
         Piece(item, 1.0, is_embedding=True) if isinstance(item, str) else Piece(*item) for item in expected
     ]
