@@ -87,7 +87,7 @@ def _pixels(file: Image.Image, path: Path, profile: bytes | None) -> tuple[np.nd
         file = _to_srgb(file, profile)
     elif file.mode not in ("L", "RGB", "RGBA"):
         file = file.convert("RGB")
-    pixels = np.asarray(file)
+    pixels = np.array(file)
     return pixels.reshape(*pixels.shape[:2], -1), keeps_profile
 
 
