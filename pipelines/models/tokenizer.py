@@ -30,6 +30,7 @@ def make_tokenizer(pad_token: str) -> CLIPTokenizer:
         vocabulary = {token: number for number, token in enumerate(tokens)}
         (Path(folder) / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
         (Path(folder) / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")
-        return CLIPTokenizer.from_pretrained(
-            folder, local_files_only=True, model_max_length=77, pad_token=pad_token
-        )
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=77)
+    # Set afterwards: given at the start, CLIP-G's exclamation mark would be cut out of every text.
+    tokenizer.pad_token = pad_token
+    return tokenizer
