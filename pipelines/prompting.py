@@ -7,6 +7,7 @@ and EOS, the chunks are joined along the tokens, and a token's state `z` of weig
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,8 +44,8 @@ def encode_prompts(
 ) -> list[TextConditioning]:
     """Encode prompts in ComfyUI's notation, none of them cut.
 
-    All results have the length of the longest, filled up with chunks of an empty prompt, so that they can be
-    batched. Each distinct prompt is encoded once.
+    All results have the same length, so that they can be batched: shorter ones are repeated, which changes
+    nothing in the attention to them, so no prompt depends on the others. Each distinct prompt is encoded once.
 
     Raises `ParameterError` for an `embedding:name` that is not loaded.
     """
@@ -55,7 +56,9 @@ def encode_prompts(
     distinct = list(dict.fromkeys(prompts))
     pieces = [read_prompt(prompt, models.embeddings) for prompt in distinct]
     chunked = [[encoder.split(prompt) for prompt in pieces] for encoder in encoders]
-    length = max((len(chunks) for per_prompt in chunked for chunks in per_prompt), default=1)
+    # Chunks of each prompt; an encoder that needs fewer than the other is given empty ones.
+    counts = [max(len(chunks) for chunks in encodings) for encodings in zip(*chunked, strict=True)]
+    length = math.lcm(*counts)
 
     hidden: list[list[Tensor]] = [[] for _ in distinct]
     pooled: list[Tensor | None] = [None] * len(distinct)
@@ -69,8 +72,9 @@ def encode_prompts(
             states, pooled[index] = encoder.encode(layout)
             # lerp is exact where the weight is 1.
             weighted = torch.lerp(empty, states, layout.weights)
-            padded = torch.cat([weighted, empty.expand(length - len(chunks), -1, -1)])
-            hidden[index].append(padded.flatten(0, 1).unsqueeze(0))
+            padded = torch.cat([weighted, empty.expand(counts[index] - len(chunks), -1, -1)])
+            repeated = padded.repeat(length // counts[index], 1, 1)
+            hidden[index].append(repeated.flatten(0, 1).unsqueeze(0))
             runtime.progress("encode prompt", done + index + 1, total)
 
     conditionings = {

@@ -117,15 +117,13 @@ def test_weighted_words_stay_together_in_a_chunk_and_longer_text_is_cut(models: 
 
 
 @FAMILIES
-def test_all_prompts_get_the_length_of_the_longest_by_empty_chunks(models: SimpleNamespace) -> None:
-    long, short, empty = encode(models, "cat " * 160, "a (red:1.4) house", "")
-    assert long.hidden.shape == short.hidden.shape == empty.hidden.shape
-    (alone,) = encode(models, "a (red:1.4) house")
-    assert_close(chunk(short.hidden, 0), alone.hidden)
-    nothing, _ = encode_with_diffusers(models, "")
-    for index in (1, 2):
-        assert_close(chunk(short.hidden, index), nothing)
-        assert_close(chunk(empty.hidden, index), nothing)
+def test_prompts_of_different_lengths_are_repeated_to_one_length(models: SimpleNamespace) -> None:
+    prompts = ["cat " * 160, "a (red:1.4) house", "dog " * 80]
+    for prompt, together in zip(prompts, encode(models, *prompts), strict=True):
+        (alone,) = encode(models, prompt)
+        assert together.hidden.shape[1] == 6 * 77  # three, one and two chunks
+        repeats = together.hidden.shape[1] // alone.hidden.shape[1]
+        assert_close(together.hidden, alone.hidden.repeat(1, repeats, 1))
 
 
 @FAMILIES
