@@ -45,7 +45,8 @@ def encode_prompts(
     """Encode prompts in ComfyUI's notation, none of them cut.
 
     All results have the same length, so that they can be batched: shorter ones are repeated, which changes
-    nothing in the attention to them, so no prompt depends on the others. Each distinct prompt is encoded once.
+    nothing in the attention to them, so no prompt depends on the others. Each distinct prompt is encoded
+    once.
 
     Raises `ParameterError` for an `embedding:name` that is not loaded.
     """

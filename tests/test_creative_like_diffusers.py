@@ -102,7 +102,13 @@ def test_one_tile_equals_diffusers_pipeline(request, family, controlled, sampler
 def test_a_v_prediction_model_equals_diffusers_pipeline(sd15):
     v_model = dataclasses.replace(sd15, prediction_type="v_prediction")
     parameters = UpscaleParameters(
-        prompt="a cup", creativity=0.5, num_inference_steps=8, shape_preservation=0.0, detail=0.0, seed=SEED
+        prompt="a cup",
+        creativity=0.5,
+        num_inference_steps=8,
+        shape_preservation=0.0,
+        detail=0.0,
+        seed=SEED,
+        sampler="euler",
     )
     check_against_diffusers(v_model, parameters, False, "euler", prediction_type="v_prediction")
 
