@@ -15,6 +15,7 @@ class Display:
         self.count = count
         self.quiet = quiet
         self._number = 0
+        self._name = ""
         self._stage = ""
         # tqdm's own test for a terminal is `disable=None`.
         self._bar = tqdm(
@@ -35,8 +36,8 @@ class Display:
         """The engine's `Progress`."""
         if stage != self._stage or done < self._bar.n or total != self._bar.total:
             self._stage = stage
+            self._bar.set_description_str(f"{self._number}/{self.count} {self._name}: {stage}", refresh=False)
             self._bar.reset(total)
-            self._bar.set_description_str(f"{self._number}/{self.count} {self._name}: {stage}")
         self._bar.update(done - self._bar.n)
 
     def line(self, text: str) -> None:

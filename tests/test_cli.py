@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 from creative_upscaler.cli import exit_codes, main, upscaling
 from creative_upscaler.cli.arguments import build_parser
 from creative_upscaler.cli.metadata import read_record
+from creative_upscaler.cli.progress import Display
 from creative_upscaler.pipelines.parameters import UpscaleParameters
 from creative_upscaler.pipelines.resizing import resize
 
@@ -175,6 +177,26 @@ def test_an_interrupted_batch_keeps_what_is_finished_and_resumes(tmp_path, pictu
     assert "--resume" in capsys.readouterr().err
     assert run(*arguments, "--resume") == 0
     assert [result["skipped"] for result in json.loads(capsys.readouterr().out)] == [True, False, False]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_a_terminal_gets_a_bar_and_anything_else_a_line_per_picture(monkeypatch, quiet, stream):
+    monkeypatch.setattr(sys, "stderr", stream())
+    display = Display(3, quiet=quiet)
+    display.start("a.png")
+    display("redraw", 0, 10)
+    display("redraw", 5, 10)
+    display.line("a.png is done")
+    display.close()
+    shown = sys.stderr.getvalue()
+    assert ("1/3 a.png is done" in shown) is not quiet
+    assert ("1/3 a.png: redraw" in shown and "left" in shown) is (stream is Terminal and not quiet)
 
 
 @pytest.mark.parametrize("change", ["settings", "seed", "source", "upscaler"])
