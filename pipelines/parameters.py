@@ -189,8 +189,8 @@ class UpscaleParameters:
     )
     detail: float = _declare(
         1.0,
-        "How much fine texture to add. Weight of the detail LoRA when one is loaded, else less noise is declared to "
-        "the network than there is, sparing flat areas. 0 is off.",
+        "How much fine texture to add. Weight of the detail LoRA when one is loaded; else the network is told of less "
+        "noise than there is, outside of flat areas. 0 is off.",
         minimum=0,
         maximum=5,
         step=0.05,

@@ -1,0 +1,31 @@
+"""What the documentation says about settings is what the declaration says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from creative_upscaler.cli.table import parameter_table
+from creative_upscaler.pipelines.parameters import UpscaleParameters
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_readmes_table_of_settings_is_the_commands_output():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    begin = "<!-- settings: the output of `creative-upscaler parameters` -->\n"
+    table = text.split(begin)[1].split("<!-- end of settings -->")[0]
+    assert table.strip() == parameter_table()
+
+
+def test_files_that_the_readme_links_to_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for link in (part.split(")")[0] for part in text.split("](")[1:]):
+        assert (ROOT / link).is_file(), link
+
+
+def test_the_help_page_names_every_setting_of_the_node():
+    page = (ROOT / "web/docs/CreativeUpscaler_Upscale/en.md").read_text(encoding="utf-8")
+    left_out = {"model_type", "enable_safety_checks", "skip_ccsr"}
+    for parameter in UpscaleParameters.declared():
+        if not parameter.model_source and parameter.name not in left_out:
+            assert f"| `{parameter.name}` |" in page, parameter.name
