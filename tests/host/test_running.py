@@ -82,14 +82,15 @@ def test_a_replaced_model_file_is_read_again(server: Server) -> None:
     assert np.abs(pictures[0] - pictures[1]).mean() > 0.1
 
 
-def test_an_interrupt_takes_effect_within_a_second(server: Server) -> None:
+def test_an_interrupt_takes_effect_within_one_evaluation(server: Server) -> None:
     def under_way(run: Run) -> bool:
         return any(node == UPSCALE and done > 2 for node, done, _ in run.progress)
 
-    long = quick(seed=40, num_inference_steps=200, creativity=1.0, scale=4.0)
+    long = quick(seed=40, num_inference_steps=200, creativity=1.0, scale=4.0, tile_batch=1)
     run = server.client.run(long, interrupt_when=under_way)
     assert run.outcome == "execution_interrupted"
-    assert run.seconds_after_interrupt < 1.0
+    # The whole run takes minutes; the limit leaves room for a busy machine.
+    assert run.seconds_after_interrupt < 3.0
     assert server.client.run(quick(seed=41)).outcome == "execution_success"
 
 
