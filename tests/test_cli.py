@@ -18,6 +18,7 @@ from creative_upscaler.cli import exit_codes, main, upscaling
 from creative_upscaler.cli.arguments import build_parser
 from creative_upscaler.cli.metadata import read_record
 from creative_upscaler.cli.progress import Display
+from creative_upscaler.pipelines.errors import MemoryLimitError, ModelFileError, ParameterError
 from creative_upscaler.pipelines.parameters import UpscaleParameters
 from creative_upscaler.pipelines.resizing import resize
 
@@ -58,7 +59,17 @@ def run(*arguments: object) -> int:
 
 def test_a_picture_is_redrawn_and_says_how(tmp_path, picture, redraw, capsys):
     out = tmp_path / "out.png"
-    flags = [*redraw, "--prompt", "a (cat:1.2) 🐈", "--seed", "7", "--scale", "1.5", "--json"]
+    flags = [
+        "--base-model-url",
+        *redraw[1:],
+        "--prompt",
+        "a (cat:1.2) 🐈",
+        "--seed",
+        "7",
+        "--scale",
+        "1.5",
+        "--json",
+    ]
     assert run(picture, "-o", out, *flags) == 0
     output = capsys.readouterr()
     (result,) = json.loads(output.out)  # and nothing else is there
@@ -77,11 +88,11 @@ def test_a_picture_is_redrawn_and_says_how(tmp_path, picture, redraw, capsys):
 
 def test_from_image_repeats_a_result_and_flags_given_win(tmp_path, picture, redraw):
     first, again, other = (tmp_path / f"{name}.png" for name in ("first", "again", "other"))
-    assert run(picture, "-o", first, *redraw, "--prompt", "a cat", "--scale", "1.5") == 0
+    assert run(picture, "-o", first, *redraw, "--prompt", "a cat", "--width", "18") == 0
     assert run(picture, "-o", again, *redraw[:-2], "--from-image", first) == 0
     assert np.array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(again)))
-    assert run(picture, "-o", other, *redraw[:-2], "--from-image", first, "--width", "20") == 0
-    assert Image.open(other).size == (20, 13)
+    assert run(picture, "-o", other, *redraw[:-2], "--from-image", first, "--scale", "1") == 0
+    assert Image.open(other).size == (12, 8)
     assert read_record(other)["seed"] == read_record(first)["seed"]
     assert read_record(other)["settings"]["prompt"] == "a cat"
 
@@ -276,6 +287,24 @@ def test_a_bad_model_file_has_its_own_exit_code(tmp_path, picture, redraw, flag,
     assert code == exit_codes.MODEL_FILE_ERROR
     assert "bad.safetensors" in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ParameterError("seed", "does not suit"), exit_codes.USAGE_ERROR),
+        (ModelFileError("x", "does not fit"), exit_codes.MODEL_FILE_ERROR),
+        (MemoryLimitError("too small"), exit_codes.SOME_FAILED),
+        (RuntimeError("a defect"), exit_codes.SOME_FAILED),
+    ],
+)
+def test_what_the_engine_raises_decides_the_exit_code(tmp_path, picture, monkeypatch, error, code, capsys):
+    def fail(*arguments, **details):
+        raise error
+
+    monkeypatch.setattr(upscaling, "upscale", fail)
+    assert run(picture, "-o", tmp_path / "x.png", *RESIZE) == code
+    assert str(error) in capsys.readouterr().err
 
 
 def test_weighted_loras_and_model_urls_reach_the_engine(tmp_path, picture, monkeypatch):
