@@ -4,8 +4,8 @@ usage: predict_with_comfyui.py WORK
 
 WORK holds job.json, `{name: class of comfy.supported_models}`, and for each name `{name}.safetensors` (a
 whole checkpoint), `{name}.controlnet.safetensors` and `{name}.inputs.safetensors`. Writes
-`{name}.outputs.safetensors`: noise levels, the clean prediction without and with the ControlNet, its residuals,
-the latents of a picture and the picture of latents.
+`{name}.outputs.safetensors`: noise levels, the clean prediction without and with the ControlNet, its
+residuals, the latents of a picture and the picture of latents.
 """
 
 from __future__ import annotations
