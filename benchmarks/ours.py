@@ -17,13 +17,14 @@ PACK = "creative_upscaler"
 
 def prepare(job: Job) -> Program:
     load_pack()
-    models, tokenizer, noise_levels, loras, creative, parameters, runtime = (
+    models, tokenizer, noise_levels, loras, autoencoding, creative, parameters, runtime = (
         importlib.import_module(f"{PACK}.pipelines.{name}")
         for name in (
             "models",
             "models.tokenizer",
             "models.noise_levels",
             "models.loras",
+            "autoencoding",
             "creative",
             "parameters",
             "runtime",
@@ -64,6 +65,9 @@ def prepare(job: Job) -> Program:
     def run() -> Tensor:
         return creative.upscale(picture, settings, networks, runtime=runtime.Runtime(memory=memory)).image
 
+    autoencoding.LatentCodec(
+        networks.vae, runtime.Runtime(memory=memory)
+    )  # swaps layers, which are hooked here
     # Embedding the hint is work of the ControlNet, done outside of its forward.
     sampling: list[nn.Module] = [
         networks.unet,
@@ -74,12 +78,21 @@ def prepare(job: Job) -> Program:
         run=run,
         networks={
             "text": [encoder.module for encoder in networks.text_encoders],
-            "encode": [networks.vae.encoder],
+            "encode": vae_parts(networks.vae.encoder),
             "sample": sampling,
-            "decode": [networks.vae.decoder],
+            "decode": vae_parts(networks.vae.decoder),
         },
         settings="everything at its defaults, text encoders included",
     )
+
+
+def vae_parts(network: nn.Module) -> list[nn.Module]:
+    """The layers of a VAE's encoder or decoder that `LatentCodec` calls one by one."""
+    parts = [child for child in network.children() if not isinstance(child, nn.ModuleList)]
+    for block in getattr(network, "down_blocks", None) or network.up_blocks:
+        for layers in block.children():
+            parts.extend(layers)
+    return parts
 
 
 def load_pack() -> None:
