@@ -1,17 +1,23 @@
-"""LoRA files for small networks, spelled as the training programs spell them."""
+"""LoRA files for small networks, spelled as the training programs spell them, and comparing what they do."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import tiny_checkpoints as tiny
+from creative_upscaler.pipelines.models.loras import Lora, lora_from_tensors
 from ldm_layout import clip_key, unet_to_ldm
 
 Parts = dict[str, Tensor]
+Networks = Mapping[str, nn.Module]
+
+LINEAR = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+"""A layer without bias in every UNet."""
 
 TRANSFORMER = (
     *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
@@ -35,7 +41,7 @@ def make_networks(family: tiny.Family) -> dict[str, nn.Module]:
 
 
 def kohya_file(
-    networks: Mapping[str, nn.Module],
+    networks: Networks,
     targets: Sequence[str] = TRANSFORMER,
     *,
     sgm: bool = False,
@@ -64,7 +70,7 @@ def kohya_parts(shape: torch.Size, rank: int = 4) -> Parts:
     }
 
 
-def diffusers_file(networks: Mapping[str, nn.Module], *, first_format: bool = False) -> Parts:
+def diffusers_file(networks: Networks, *, first_format: bool = False) -> Parts:
     """As `save_lora_weights` writes it, or as diffusers did before it used peft."""
     targets = ("attn1.to_q", "attn2.to_k", "attn1.to_out.0", "q_proj", "out_proj", "attn2.to_v")
     tensors = {}
@@ -82,7 +88,7 @@ def diffusers_file(networks: Mapping[str, nn.Module], *, first_format: bool = Fa
     return tensors
 
 
-def targeted(networks: Mapping[str, nn.Module], targets: Sequence[str]) -> Iterator[tuple[str, str, Tensor]]:
+def targeted(networks: Networks, targets: Sequence[str]) -> Iterator[tuple[str, str, Tensor]]:
     """Role, name and weight of the modules whose dotted names end like one of `targets`."""
     for role, network in networks.items():
         for name, module in network.named_modules():
@@ -95,6 +101,30 @@ def sgm_names(unet: nn.Module) -> dict[str, str]:
     state = unet.state_dict()
     pairs = zip(state, unet_to_ldm(state), strict=True)
     return {ours.removesuffix(".weight"): theirs.removesuffix(".weight") for ours, theirs in pairs}
+
+
+def lora(tensors: Mapping[str, Tensor]) -> Lora:
+    return lora_from_tensors(Path("file.safetensors"), tensors)
+
+
+def state(networks: Networks, *roles: str) -> dict[str, Tensor]:
+    return {
+        f"{role}.{key}": value.clone()
+        for role in roles or networks
+        for key, value in networks[role].state_dict().items()
+    }
+
+
+def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> int:
+    return sum(not torch.equal(before[key], after[key]) for key in before)
+
+
+def assert_same(
+    actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, exactly: bool = False
+) -> None:
+    # Ours and theirs multiply the scale at different places; the weights are about 0.1.
+    tolerance = {"rtol": 0, "atol": 0} if exactly else {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(dict(actual), dict(expected), **tolerance)
 
 
 def random(*shape: int) -> Tensor:
