@@ -1,0 +1,27 @@
+"""How much memory a piece of work needs, measured in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def peak_growth(prepare: str, work: str) -> int:
+    """Bytes by which the largest resident size of a fresh process grows while it executes `work`.
+
+    Both are Python source; `prepare` runs before. In this process an earlier test may have set the mark.
+    """
+    program = f"""
+import resource, sys
+sys.path.insert(0, {str(ROOT)!r})
+import conftest, torch
+torch.set_num_threads(1)
+{prepare}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+{work}
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+    return int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout)
