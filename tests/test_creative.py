@@ -18,14 +18,26 @@ from creative_upscaler.pipelines.errors import (
     PictureError,
     SizeLimitError,
 )
+from creative_upscaler.pipelines.models import load_models
 from creative_upscaler.pipelines.parameters import UpscaleParameters
 from creative_upscaler.pipelines.runtime import LocalMemory, Runtime
 
-SMALL = photograph("chelsea")[:, :, 100:164, 120:216]
-"""A cat's face, 64 x 96 pixels."""
+SMALL = photograph("chelsea")[:, :, 90:186, 120:248]
+"""A cat's face, 96 x 128 pixels."""
 
 TILED = {"tile_size": 128, "tile_overlap": 32, "num_inference_steps": 4}
-"""128 x 192 pixels in 2 x 2 or more tiles, two evaluations each at creativity .5."""
+"""192 x 256 pixels in 2 x 3 tiles, two evaluations each at creativity .5."""
+
+
+@pytest.fixture(scope="module")
+def exact(sd15_files):
+    """The SD1.5 models in float64.
+
+    Kernels round differently for each batch size, and an untrained network magnifies that; what is left in
+    float64 would be a real dependence.
+    """
+    memory = LocalMemory(torch.device("cpu"), diffusion_dtype=torch.float64)
+    return load_models(sd15_files[0], controlnet=sd15_files[1], memory=memory)
 
 
 def run(image, models, *, progress=None, memory=None, **values):
@@ -41,12 +53,12 @@ def run(image, models, *, progress=None, memory=None, **values):
 def test_a_picture_is_redrawn_at_the_asked_size(request, family):
     models = request.getfixturevalue(family)
     result = run(SMALL, models, prompt="a cat")
-    assert result.image.shape == (1, 3, 128, 192)
+    assert result.image.shape == (1, 3, 192, 256)
     assert result.image.dtype == torch.float32
     assert result.image.min() >= 0 and result.image.max() <= 1
     assert result.seed == 5
     assert result.prompts == ["a cat high quality, highly detailed, high resolution, sharp"]
-    assert result.evaluations >= 2 * 4
+    assert result.evaluations == 2 * 6
     assert set(result.models) == {"base", "controlnet"}
 
 
@@ -80,22 +92,22 @@ def test_a_seed_that_was_drawn_is_returned_and_repeats_the_picture(sd15):
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral"])
-def test_the_picture_does_not_depend_on_the_tile_batch(sd15, sampler):
+def test_the_picture_does_not_depend_on_the_tile_batch(exact, sampler):
     one, three, all_at_once = (
-        run(SMALL, sd15, tile_batch=batch, sampler=sampler).image for batch in (1, 3, 64)
+        run(SMALL, exact, tile_batch=batch, sampler=sampler).image for batch in (1, 3, 64)
     )
     torch.testing.assert_close(three, one, atol=1e-5, rtol=0)
     torch.testing.assert_close(all_at_once, one, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_2m_sde"])
-def test_a_picture_does_not_depend_on_the_others_in_its_batch(sd15, sampler):
-    other = photograph("coffee")[:, :, 100:164, 120:216]
-    together = run(torch.cat([SMALL, other, SMALL]), sd15, sampler=sampler).image
-    torch.testing.assert_close(together[0], run(SMALL, sd15, sampler=sampler).image[0], atol=1e-5, rtol=0)
+def test_a_picture_does_not_depend_on_the_others_in_its_batch(exact, sampler):
+    other = photograph("coffee")[:, :, 90:186, 120:248]
+    together = run(torch.cat([SMALL, other, SMALL]), exact, sampler=sampler).image
+    torch.testing.assert_close(together[0], run(SMALL, exact, sampler=sampler).image[0], atol=1e-5, rtol=0)
     # The noise is that of seed + index, so the second picture is that of the next seed.
     torch.testing.assert_close(
-        together[1], run(other, sd15, sampler=sampler, seed=6).image[0], atol=1e-5, rtol=0
+        together[1], run(other, exact, sampler=sampler, seed=6).image[0], atol=1e-5, rtol=0
     )
     assert (together[2] - together[0]).abs().mean() > 1e-3, (
         "equal pictures of a batch need noise of their own"
@@ -116,11 +128,11 @@ class ScarceMemory(LocalMemory):
             raise torch.OutOfMemoryError("simulated")
 
 
-def test_running_out_of_memory_halves_the_batch_and_changes_nothing(sd15):
-    plenty = run(SMALL, sd15, tile_batch=8)
-    memory = ScarceMemory(sd15.unet, 2)
+def test_running_out_of_memory_halves_the_batch_and_changes_nothing(exact):
+    plenty = run(SMALL, exact, tile_batch=8)
+    memory = ScarceMemory(exact.unet, 2)
     try:
-        scarce = run(SMALL, sd15, tile_batch=8, memory=memory)
+        scarce = run(SMALL, exact, tile_batch=8, memory=memory)
     finally:
         memory.hook.remove()
     assert memory.failures > 0
@@ -150,7 +162,7 @@ def test_progress_is_reported_in_order_with_previews_and_at_least_once_an_evalua
         assert done == sorted(done) and all(0 <= d <= total for d, total in done), stage
     assert len(set(calls)) == len(calls), "an evaluation ran without a report before it"
     previews = [report[3] for report in seen if report[0] == "redraw" and report[3] is not None]
-    assert previews and all(preview.shape == (1, 4, 16, 24) for preview in previews)
+    assert previews and all(preview.shape == (1, 4, 24, 32) for preview in previews)
 
 
 @pytest.mark.parametrize(
@@ -195,21 +207,21 @@ def test_large_scales_are_made_in_passes_of_at_most_two_with_less_creativity_eac
 
 
 def test_alpha_is_kept_and_upscaled_on_its_own(sd15):
-    alpha = torch.zeros(1, 1, 64, 96)
-    alpha[..., 48:] = 1
+    alpha = torch.zeros(1, 1, 96, 128)
+    alpha[..., 64:] = 1
     result = run(torch.cat([SMALL, alpha], 1), sd15)
-    assert result.image.shape == (1, 4, 128, 192)
-    assert result.image[0, 3, :, :90].max() < 0.01 and result.image[0, 3, :, 102:].min() > 0.99
+    assert result.image.shape == (1, 4, 192, 256)
+    assert result.image[0, 3, :, :122].max() < 0.01 and result.image[0, 3, :, 134:].min() > 0.99
 
 
 def test_grey_pictures_become_coloured_ones(sd15):
-    assert run(SMALL[:, :1], sd15).image.shape == (1, 3, 128, 192)
+    assert run(SMALL[:, :1], sd15).image.shape == (1, 3, 192, 256)
 
 
 def test_creativity_zero_needs_no_models_and_is_a_plain_resize():
     parameters = UpscaleParameters(creativity=0.0, scale=3)
     result = upscale(SMALL, parameters)
-    assert result.image.shape == (1, 3, 192, 288)
+    assert result.image.shape == (1, 3, 288, 384)
     assert result.evaluations == 0 and result.models == {}
     back = torch.nn.functional.interpolate(result.image, SMALL.shape[2:], mode="area")
     assert (back - SMALL).abs().mean() < 0.01
@@ -278,5 +290,5 @@ def test_text_is_encoded_once_and_the_hint_once_a_canvas(sd15):
     result = run(SMALL, sd15, num_inference_steps=8)
     for hook in hooks:
         hook.remove()
-    assert result.evaluations > 16
+    assert result.evaluations == 24
     assert len(texts) <= 3 and len(hints) == 1
