@@ -14,14 +14,17 @@ def peak_growth(prepare: str, work: str) -> int:
 
     Both are Python source; `prepare` runs before. In this process an earlier test may have set the mark.
     """
+    # VmHWM, and not getrusage's ru_maxrss, which a new process inherits from this one.
     program = f"""
-import resource, sys
+import re, sys
+from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 import conftest, torch
 torch.set_num_threads(1)
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 {prepare}
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 {work}
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print(peak() - before)
 """
     return int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout)
