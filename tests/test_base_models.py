@@ -26,6 +26,7 @@ from creative_upscaler.pipelines.models.architectures import (
 )
 from creative_upscaler.pipelines.models.tokenizer import make_tokenizer
 from creative_upscaler.pipelines.runtime import LocalMemory
+from lora_files import kohya_file, make_networks
 
 CPU = LocalMemory(torch.device("cpu"))
 FAMILIES = pytest.mark.parametrize("family", ["sd15", "sdxl"])
@@ -223,6 +224,33 @@ def test_an_index_of_shards_leads_nowhere_else(folder: Path, tmp_path: Path) -> 
     file.with_name("diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelFileError, match=r"unet/elsewhere.safetensors: cannot be opened"):
         load(tmp_path / "model")
+
+
+def test_loras_and_embeddings_are_loaded_with_their_model(folder: Path, tmp_path: Path) -> None:
+    networks = make_networks("sd15")
+    for name in ("style", "detail"):
+        tiny.save_tensors(tmp_path / f"{name}.safetensors", kohya_file(networks))
+    vectors = torch.randn(2, tiny.CLIP_L_WIDTH)
+    save_file({"emb_params": vectors}, tmp_path / "Sharp.safetensors")
+    models = load(
+        folder / "sd15.safetensors",
+        loras=[(tmp_path / "style.safetensors", 0.5)],
+        detail_lora=tmp_path / "detail.safetensors",
+        embeddings=[tmp_path / "Sharp.safetensors"],
+    )
+    assert torch.equal(models.embeddings["sharp"].vectors["clip_l"], vectors)
+    assert models.names == {
+        "base": "sd15.safetensors",
+        "detail_lora": "detail.safetensors",
+        "loras": "style.safetensors:0.5",
+        "embeddings": "Sharp.safetensors",
+    }
+    own, styled = predict(networks["unet"]), predict(models.unet)
+    models.apply_loras(detail=1.0)
+    detailed = predict(models.unet)
+    models.apply_loras()
+    assert torch.equal(predict(models.unet), styled)
+    assert min((own - styled).abs().max(), (styled - detailed).abs().max()) > 1e-4
 
 
 @pytest.mark.parametrize("name", ["sd15.safetensors", "sdxl"])

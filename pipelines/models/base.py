@@ -141,7 +141,10 @@ def load_models(
         models.embeddings[embedding.token] = embedding
     files = {"base": base, "vae": vae, "controlnet": controlnet, "detail_lora": detail_lora}
     models.names = {role: path.name for role, path in files.items() if path}
-    models.names |= {"loras": ", ".join(f"{path.name}:{weight:g}" for path, weight in loras)} if loras else {}
+    if loras:
+        models.names["loras"] = ", ".join(f"{path.name}:{weight:g}" for path, weight in loras)
+    if embeddings:
+        models.names["embeddings"] = ", ".join(path.name for path in embeddings)
     models.apply_loras()
     return models
 
