@@ -54,8 +54,13 @@ def start(job: Job) -> Host:
         )
     )
     dtype, device = torch_dtype(job), management.get_torch_device()
-    config = unet_config(configuration(job.family, "unet"))
-    family = supported.SDXL(config) if job.family == "sdxl" else supported.SD15(config)
+    published = configuration(job.family, "unet")
+    config = unet_config(published)
+    if job.family == "sdxl":
+        family = supported.SDXL(config)
+    else:
+        family = supported.SD15(config)
+        family.unet_config["num_heads"] = published["attention_head_dim"]  # diffusers' name for their number
     family.set_inference_dtype(dtype, None)
     with uninitialised():
         model = family.get_model({}, "")
