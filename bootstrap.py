@@ -48,7 +48,19 @@ def demo(arguments: list[str]) -> int:
     result = folder / "chelsea_2x.png"
     command = [PYTHON, "-m", "creative_upscaler.cli", "upscale", "assets/chelsea.png", "-o", result]
     command += ["--checkpoint", "demo/tiny_sd15.safetensors", "--controlnet", "demo/tiny_tile.safetensors"]
-    run([*command, "--prompt", "a cat", "--seed", "1", "--overwrite", *arguments])
+    run(
+        [
+            *command,
+            "--prompt",
+            "a cat",
+            "--seed",
+            "1",
+            "--num-inference-steps",
+            "8",
+            "--overwrite",
+            *arguments,
+        ]
+    )
     print(f"\nThe picture is in {result}")
     return 0
 

@@ -59,7 +59,7 @@ def shape_weight(parameters: UpscaleParameters, progress: float) -> float:
 class TileControl:
     """A ControlNet bound to the hint of one canvas."""
 
-    network: nn.Module
+    network: Any
     """The ControlNet, or a compiled form of it."""
     union: bool
     hint: Tensor

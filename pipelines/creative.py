@@ -92,7 +92,9 @@ def upscale(
     redraw = None
     if parameters.creativity > 0:
         redraw = Redraw.prepare(parameters, models, len(image), seed, runtime)
-    for number, pass_size in enumerate(pass_sizes((image.shape[2], image.shape[3]), size)):
+    # Only redrawing goes in steps of 2x; a plain enlargement is best done at once.
+    sizes = pass_sizes((image.shape[2], image.shape[3]), size) if redraw else [size]
+    for number, pass_size in enumerate(sizes):
         parts = _groups(len(image), redraw.group_size(pass_size) if redraw else 1)
         enlarged = torch.empty(len(image), 3, *pass_size) if len(parts) > 1 else None
         for group in parts:
@@ -159,8 +161,12 @@ class Redraw:
 
     @property
     def names(self) -> dict[str, str]:
+        """File names by role of the models that have a part in the result."""
         unused = set() if self.parameters.shape_preservation else {"controlnet"}
-        return {role: name for role, name in self.models.names.items() if role not in unused}
+        names = {role: name for role, name in self.models.names.items() if role not in unused}
+        if self.models.applied:
+            names["loras"] = ", ".join(f"{lora.path.name}:{weight:g}" for lora, weight in self.models.applied)
+        return names
 
     def plan(self, size: tuple[int, int]) -> Grid:
         """The tiles for pictures of `size` (height, width) in pixels."""

@@ -82,7 +82,7 @@ class DiffusersDenoiser:
         scaled = (x / variance**0.5).to(dtype)
         timestep = torch.tensor(float(timestep_of_sigma(self.models.alphas_cumprod, sigma)), device=x.device)
         hidden = torch.cat([text.hidden for text in texts]).to(x.device, dtype)
-        added = self._size_conditioning(texts, jobs, x.device, dtype)
+        added = self._size_conditioning(texts, jobs, x.device)
         residuals = {}
         if self.control is not None:
             residuals = self.control.residuals(scaled, timestep, hidden, added, jobs, progress)
@@ -100,7 +100,7 @@ class DiffusersDenoiser:
         return x - sigma * output
 
     def _size_conditioning(
-        self, texts: Sequence[TextConditioning], jobs: Sequence[Job], device: torch.device, dtype: torch.dtype
+        self, texts: Sequence[TextConditioning], jobs: Sequence[Job], device: torch.device
     ) -> dict[str, Tensor] | None:
         """SDXL's extra inputs: every tile is presented as a whole picture of its own size.
 
@@ -110,6 +110,7 @@ class DiffusersDenoiser:
             return None
         factor = self.models.scale_factor
         size = [(factor * job.tile.height, factor * job.tile.width) for job in jobs]
-        time_ids = torch.tensor([[h, w, 0, 0, h, w] for h, w in size], device=device, dtype=dtype)
-        pooled = torch.cat([text.pooled for text in texts if text.pooled is not None]).to(device, dtype)
+        # In float32, since bfloat16 cannot hold most sizes; the network casts what it makes of them.
+        time_ids = torch.tensor([[h, w, 0, 0, h, w] for h, w in size], device=device, dtype=torch.float32)
+        pooled = torch.cat([text.pooled for text in texts if text.pooled is not None]).to(device)
         return {"text_embeds": pooled, "time_ids": time_ids}

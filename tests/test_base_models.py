@@ -242,7 +242,6 @@ def test_loras_and_embeddings_are_loaded_with_their_model(folder: Path, tmp_path
     assert models.names == {
         "base": "sd15.safetensors",
         "detail_lora": "detail.safetensors",
-        "loras": "style.safetensors:0.5",
         "embeddings": "Sharp.safetensors",
     }
     own, styled = predict(networks["unet"]), predict(models.unet)

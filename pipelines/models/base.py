@@ -58,7 +58,7 @@ class CreativeModels:
     embeddings: dict[str, TextualInversion] = field(default_factory=dict)
     """By the word that stands for them in prompts."""
     names: dict[str, str] = field(default_factory=dict)
-    """File names by role, without folders, for a result's metadata."""
+    """File names by role, without folders, for a result's metadata; those of `applied` it has itself."""
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
@@ -141,8 +141,6 @@ def load_models(
         models.embeddings[embedding.token] = embedding
     files = {"base": base, "vae": vae, "controlnet": controlnet, "detail_lora": detail_lora}
     models.names = {role: path.name for role, path in files.items() if path}
-    if loras:
-        models.names["loras"] = ", ".join(f"{path.name}:{weight:g}" for path, weight in loras)
     if embeddings:
         models.names["embeddings"] = ", ".join(path.name for path in embeddings)
     models.apply_loras()
