@@ -58,8 +58,8 @@ class LevelNetwork:
         scale = 2 ** (coarse - 1)
         canvas = height * scale, width * scale
         windows = plan_windows(*canvas, tile=tile * scale, halo=self.halo) if fine else []
-        crops = plan_crops(*canvas, tile=tile * scale) if len(windows) > 1 else []
-        evaluations = coarse + len(windows) + bool(crops)
+        sample = plan_crops(*canvas, tile=tile * scale) if len(windows) > 1 else None
+        evaluations = coarse + len(windows) + (sample is not None)
 
         def whole(levels: Sequence[Level], batch: Tensor) -> Tensor:
             for level in levels:
@@ -75,8 +75,9 @@ class LevelNetwork:
                 return run(levels, batch, sum(part.area for part in parts) / scale**2, evaluations)
 
             with held_statistics(self.module) as norms:
-                if crops:
-                    with measured_on(norms, crops[0].core):
+                if sample is not None:
+                    crops, weights = sample
+                    with measured_on(norms, weights):
                         outcome(crops)
                 for window in windows:
                     part = outcome([window])[0]

@@ -11,9 +11,9 @@ And the attention in its middle looks at all positions; on a large canvas, at a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,21 +22,6 @@ from torch import Tensor, nn
 
 KEYS = 65536
 """The most positions attention looks at: all of a picture of 2048x2048 pixels, at 8 pixels per latent."""
-
-
-class Core(NamedTuple):
-    """The part of a crop that counts, as fractions of its height and width; the rest is context."""
-
-    top: float
-    bottom: float
-    left: float
-    right: float
-
-    def of(self, crop: Tensor) -> Tensor:
-        """The core of a feature map `[...,h,w]`, whatever its resolution."""
-        height, width = crop.shape[-2:]
-        rows = slice(round(self.top * height), round(self.bottom * height))
-        return crop[..., rows, round(self.left * width) : round(self.right * width)]
 
 
 def prepare(network: nn.Module) -> None:
@@ -64,22 +49,25 @@ def held_statistics(network: nn.Module) -> Iterator[Sequence[CanvasGroupNorm]]:
 
 
 @contextmanager
-def measured_on(norms: Sequence[CanvasGroupNorm], core: Core) -> Iterator[None]:
-    """Within it, the norms hold the statistics of this core of whatever batch of crops they are given."""
+def measured_on(norms: Sequence[CanvasGroupNorm], weights: Tensor) -> Iterator[None]:
+    """Within it, the norms hold the statistics of the batch of crops they are given.
+
+    `weights` `[N,1,h,w]`: how much each position of each crop counts; features may be of finer resolution.
+    """
     for norm in norms:
-        norm.core = core
+        norm.weights = weights
     try:
         yield
     finally:
         for norm in norms:
-            norm.core = None
+            norm.weights = None
 
 
 class CanvasGroupNorm(nn.GroupNorm):
     """`nn.GroupNorm` that shares another one's parameters, with statistics that can be held."""
 
-    core: Core | None = None
-    """While set, an evaluation pools the statistics of this part of its whole batch, and holds them."""
+    weights: Tensor | None = None
+    """While set, an evaluation takes the statistics of its whole batch, weighted so, and holds them."""
 
     held: tuple[Tensor, Tensor] | None = None
     """Mean and variance of each channel's group, `[C]` each, float32; None: use those of what is given."""
@@ -91,8 +79,8 @@ class CanvasGroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """`[B,C,...]` to the same shape; `[B,C,h,w]` while measuring."""
-        if self.core is not None:
-            self.held = self._pool(self.core.of(input))
+        if self.weights is not None:
+            self.held = self._measure(input, self.weights)
         if self.held is None:
             return super().forward(input)
         # With held statistics this is a batch norm, which keeps them in float32 beside half precision.
@@ -102,11 +90,19 @@ class CanvasGroupNorm(nn.GroupNorm):
         )
         return F.batch_norm(input, mean, variance, weight, bias, eps=self.eps)
 
-    def _pool(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        grouped = features.float().unflatten(1, (self.num_groups, -1))
-        variance, mean = torch.var_mean(grouped, dim=(0, 2, 3, 4), correction=0)
-        channels = self.num_channels // self.num_groups
-        return mean.repeat_interleave(channels), variance.repeat_interleave(channels)
+    def _measure(self, crops: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        weights = F.interpolate(weights.to(crops.device), crops.shape[-2:])
+        mean = self._group_mean(crops, weights, lambda part: part)
+        return mean, self._group_mean(crops, weights, lambda part: (part - mean[:, None, None]).square())
+
+    def _group_mean(self, crops: Tensor, weights: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Weighted mean of a function of the features over each channel's group, `[C]`, float32."""
+        total = torch.zeros(self.num_channels, device=crops.device)
+        # In parts: the float32 features of all crops would take more memory than their evaluation.
+        for part, weight in zip(crops.split(64), weights.split(64), strict=True):
+            total += (function(part.float()) * weight).sum((0, 2, 3))
+        groups = total.unflatten(0, (self.num_groups, -1)).mean(1) / weights.sum()
+        return groups.repeat_interleave(self.num_channels // self.num_groups)
 
 
 class CanvasAttention(AttnProcessor2_0):

@@ -5,17 +5,34 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise, product
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from .norm_statistics import Core
+CROP, CONTEXT = 8, 2
+"""Side of a crop on which statistics are measured, and how much of it, at each side, is context only.
 
-CROP, CORE = 8, 4
-"""Sides of a crop on which statistics are measured, and of the part of it that counts.
-
-Measured on random and on fitted weights: many small crops beat few large ones by more than what the shorter
-context spoils.
+Many small crops beat few large ones by more than the short context spoils, on random and on fitted weights.
 """
+
+BAND = 4
+"""Width of the border of a canvas that is represented apart: zero padding gives it features of its own."""
+
+
+class Core(NamedTuple):
+    """The part of a window that counts, as fractions of its height and width; the rest is context."""
+
+    top: float
+    bottom: float
+    left: float
+    right: float
+
+    def of(self, window: Tensor) -> Tensor:
+        """The core of a feature map `[...,h,w]`, whatever its resolution."""
+        height, width = window.shape[-2:]
+        rows = slice(round(self.top * height), round(self.bottom * height))
+        return window[..., rows, round(self.left * width) : round(self.right * width)]
 
 
 @dataclass(frozen=True)
@@ -81,21 +98,43 @@ def _spread(length: int, tile: int, halo: int) -> list[Span]:
     return [Span(start, start + size, *seams[i : i + 2]) for i, start in enumerate(starts)]
 
 
-def plan_crops(height: int, width: int, *, tile: int) -> list[Window]:
-    """Crops of one size, `tile`² positions in all, spread over the canvas so that their cores stand for it.
+def plan_crops(height: int, width: int, *, tile: int) -> tuple[list[Window], Tensor]:
+    """Crops of one size, about `tile`² positions in all, and how much each of their positions counts.
 
-    Their centres are a Fibonacci lattice, which covers both axes evenly.
+    They lie in all corners, along all borders, and over the whole canvas on a Fibonacci lattice, which is
+    even along both axes. The weights, `[N,1,h,w]`, make each border, corner and the rest count by area.
     """
     size = min(CROP, height), min(CROP, width)
-    count = max(1, tile * tile // (size[0] * size[1]))
+    count = tile * tile // (size[0] * size[1])
     golden = (math.sqrt(5) - 1) / 2
-    rows = (_around((i + 0.5) / count, height, size[0]) for i in range(count))
-    columns = (_around((i + 0.5) * golden % 1, width, size[1]) for i in range(count))
-    return [Window(*spans) for spans in zip(rows, columns, strict=True)]
+    along = [(i + 0.5) / (count // 16 + 1) for i in range(count // 16 + 1)]
+    centres = [
+        *product((0.0, 1.0), (0.0, 1.0)),
+        *product((0.0, 1.0), along),
+        *product(along, (0.0, 1.0)),
+        *(((i + 0.5) / count, (i + 0.5) * golden % 1) for i in range(count)),
+    ]
+    crops = [Window(_around(y, height, size[0]), _around(x, width, size[1])) for y, x in centres]
+    regions = 3 * _bands(height)[:, None] + _bands(width)
+    seen = torch.stack([crop.cut(regions[None], 1) for crop in crops])
+    counts = torch.zeros(seen.shape)
+    for crop, counting in zip(crops, counts, strict=True):
+        crop.core.of(counting).fill_(1)
+    area = torch.bincount(regions.flatten(), minlength=9)
+    weights = area / torch.bincount(seen.flatten(), counts.flatten(), minlength=9)
+    return crops, counts * weights[seen]
 
 
 def _around(centre: float, length: int, size: int) -> Span:
-    """A span around a fraction of the canvas."""
+    """A span around a fraction of the canvas; where it touches the canvas's end, its core does too."""
     start = min(max(round(centre * length - size / 2), 0), length - size)
-    context = (size - CORE) // 2 if size == CROP else 0
-    return Span(start, start + size, start + context, start + size - context)
+    stop = start + size
+    return Span(start, stop, start and start + CONTEXT, length if stop == length else stop - CONTEXT)
+
+
+def _bands(length: int) -> Tensor:
+    """`[length]`: 0 in the band at the start, 2 in that at the end, 1 between."""
+    bands = torch.ones(length, dtype=torch.long)
+    bands[-BAND:] = 2
+    bands[:BAND] = 0
+    return bands
