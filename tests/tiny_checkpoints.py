@@ -16,10 +16,11 @@ from typing import Literal
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, ControlNetUnionModel, UNet2DConditionModel
-from ldm_layout import clip_g_to_open_clip, clip_key, controlnet_to_ldm, unet_to_ldm, vae_to_ldm
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from ldm_layout import clip_g_to_open_clip, clip_key, controlnet_to_ldm, unet_to_ldm, vae_to_ldm
 
 Family = Literal["sd15", "sdxl"]
 
