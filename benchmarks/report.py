@@ -11,7 +11,7 @@ TARGETS = {
     "compare": "speed of ours over the fastest other: {0:.2f} (target: at least 1.3)",
     "flops-only": "operations of ours over refiners': {0:.3f} (target: at most 0.75)",
     "outside": "share of the time outside the networks: {0:.1%} (target: at most 5 %)",
-    "huge": "peak process memory less the networks, in outputs: {0:.2f} (target: at most 4); {1:.2f} before the run",
+    "huge": "peak memory less the networks, in outputs: {0:.2f} (target: at most 4), before the run {1:.2f}",
     "gpu": "{0:.2f} s (target: under 3), {1:.0%} of the measured matmul rate (target: over 50 %)",
     "gpu-huge": "peak device memory {0:.2f} GB (target: under 8)",
 }
