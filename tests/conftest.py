@@ -1,13 +1,10 @@
-"""Small models and real photographs that many tests share."""
+"""Small models that many tests share."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-import skimage.data
-import torch
-from torch import Tensor
 
 import tiny_checkpoints as tiny
 from creative_upscaler.pipelines.models import CreativeModels, load_models
@@ -41,8 +38,3 @@ def sd15(sd15_files: tuple[Path, Path]) -> CreativeModels:
 @pytest.fixture(scope="session")
 def sdxl(sdxl_files: tuple[Path, Path]) -> CreativeModels:
     return load_models(sdxl_files[0], controlnet=sdxl_files[1])
-
-
-def photograph(name: str) -> Tensor:
-    """A photograph that scikit-image ships, `[1,3,H,W]` in 0..1: astronaut, chelsea, coffee."""
-    return torch.from_numpy(getattr(skimage.data, name)()).permute(2, 0, 1)[None].float() / 255

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conftest import photograph
 from creative_upscaler.pipelines.control import shape_weight
 from creative_upscaler.pipelines.creative import upscale
 from creative_upscaler.pipelines.parameters import UpscaleParameters
 from creative_upscaler.pipelines.tiling import plan_grid
+from photographs import photograph
 
 CAT = photograph("chelsea")[:, :, 60:188, 100:228]
 

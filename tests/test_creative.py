@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import photograph
 from creative_upscaler.pipelines.creative import upscale
 from creative_upscaler.pipelines.errors import (
     Cancelled,
@@ -21,6 +20,7 @@ from creative_upscaler.pipelines.errors import (
 from creative_upscaler.pipelines.models import load_models
 from creative_upscaler.pipelines.parameters import UpscaleParameters
 from creative_upscaler.pipelines.runtime import LocalMemory, Runtime
+from photographs import photograph
 
 SMALL = photograph("chelsea")[:, :, 90:186, 120:248]
 """A cat's face, 96 x 128 pixels."""

@@ -16,10 +16,10 @@ from diffusers import (
     StableDiffusionXLImg2ImgPipeline,
 )
 
-from conftest import photograph
 from creative_upscaler.pipelines.creative import CanvasNoise, Redraw
 from creative_upscaler.pipelines.parameters import UpscaleParameters
 from creative_upscaler.pipelines.runtime import Runtime
+from photographs import photograph
 
 PIPELINES = {
     ("SD_1_5", False): StableDiffusionImg2ImgPipeline,
