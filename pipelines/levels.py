@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .norm_statistics import held_statistics, measured_on
-from .windows import Window, plan_crops, plan_windows
+from .windows import Window, calibrate, plan_crops, plan_windows
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -70,17 +70,18 @@ class LevelNetwork:
             """Fills `target`, or a new tensor like the first outcome; None if an outcome is not finite."""
             source_scale, target_scale = (2**fine, 1) if self.finest_first else (1, 2**fine)
 
-            def outcome(parts: Sequence[Window]) -> Tensor:
-                batch = torch.stack([part.cut(source, source_scale) for part in parts])
-                return run(levels, batch, sum(part.area for part in parts) / scale**2, evaluations)
+            def cut(parts: Sequence[Window]) -> Tensor:
+                return torch.stack([part.cut(source, source_scale) for part in parts])
 
             with held_statistics(self.module) as norms:
                 if sample is not None:
                     crops, weights = sample
-                    with measured_on(norms, weights):
-                        outcome(crops)
+                    batch = cut(crops)
+                    with measured_on(norms, calibrate(weights, batch, source)):
+                        run(levels, batch, sum(crop.area for crop in crops) / scale**2, evaluations)
+                    del batch
                 for window in windows:
-                    part = outcome([window])[0]
+                    part = run(levels, cut([window]), window.area / scale**2, evaluations)[0]
                     if not part.isfinite().all():
                         return None
                     if target is None:

@@ -8,6 +8,7 @@ from itertools import pairwise, product
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CROP, CONTEXT = 8, 2
@@ -18,6 +19,9 @@ Many small crops beat few large ones by more than the short context spoils, on r
 
 BAND = 4
 """Width of the border of a canvas that is represented apart: zero padding gives it features of its own."""
+
+RIDGE = 0.03
+"""How much, relative to a channel's variance, calibration yields to leaving the weights as they are."""
 
 
 class Core(NamedTuple):
@@ -125,11 +129,34 @@ def plan_crops(height: int, width: int, *, tile: int) -> tuple[list[Window], Ten
     return crops, counts * weights[seen]
 
 
+def calibrate(weights: Tensor, crops: Tensor, canvas: Tensor) -> Tensor:
+    """The weights of crops, changed no more than makes each channel's mean over them that of the canvas.
+
+    `weights` `[N,1,h,w]`, as planned, for the crops `[N,C,H,W]` of the canvas `[C,...]`. What is like the
+    canvas on average has like statistics some layers later: measured in decoders, the error is often several
+    times smaller. A calibration estimator (Deville and Särndal 1992), with a ridge.
+    """
+    finer = F.interpolate(weights.to(crops.device), crops.shape[-2:])
+    share = finer.sum((1, 2, 3))
+    means = (crops.float() * finer).sum((2, 3)) / share[:, None]
+    # Channel by channel, because a float32 copy of the canvas may be large.
+    moments = torch.stack([torch.stack(torch.std_mean(channel.float())) for channel in canvas])
+    deviation, mean = moments.to(crops.device).T
+    distance = ((means - mean) / deviation.clamp_min(1e-6)).double().cpu()
+    share = share.double().cpu() / share.sum().item()
+    covariance = distance.T @ (share[:, None] * distance)
+    ridge = RIDGE * torch.eye(len(covariance), dtype=torch.double)
+    factors = 1 - distance @ torch.linalg.solve(covariance + ridge, distance.T @ share)
+    return weights * factors.clamp(0.1, 5).float()[:, None, None, None]
+
+
 def _around(centre: float, length: int, size: int) -> Span:
-    """A span around a fraction of the canvas; where it touches the canvas's end, its core does too."""
+    """A span around a fraction of the canvas; it counts for a border only where it touches that."""
     start = min(max(round(centre * length - size / 2), 0), length - size)
     stop = start + size
-    return Span(start, stop, start and start + CONTEXT, length if stop == length else stop - CONTEXT)
+    core_start = max(start + CONTEXT, BAND) if start else 0
+    core_stop = min(stop - CONTEXT, length - BAND) if stop < length else length
+    return Span(start, stop, core_start, core_stop)
 
 
 def _bands(length: int) -> Tensor:
