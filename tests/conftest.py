@@ -5,28 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 import tiny_checkpoints as tiny
+
 from creative_upscaler.pipelines.models import CreativeModels, load_models
 
 
 @pytest.fixture(scope="session")
 def sd15_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A tiny SD1.5 checkpoint and its tile ControlNet."""
-    folder = tmp_path_factory.mktemp("sd15")
-    base, controlnet = folder / "base.safetensors", folder / "tile.safetensors"
-    tiny.write_sd15(base)
-    tiny.write_controlnet(controlnet, "sd15")
-    return base, controlnet
+    return _write(tmp_path_factory.mktemp("sd15"), "sd15")
 
 
 @pytest.fixture(scope="session")
 def sdxl_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A tiny SDXL checkpoint and its tile ControlNet."""
-    folder = tmp_path_factory.mktemp("sdxl")
+    return _write(tmp_path_factory.mktemp("sdxl"), "sdxl")
+
+
+def _write(folder: Path, family: tiny.Family) -> tuple[Path, Path]:
     base, controlnet = folder / "base.safetensors", folder / "tile.safetensors"
-    tiny.write_sdxl(base)
-    tiny.write_controlnet(controlnet, "sdxl")
+    tiny.write_checkpoint(base, family)
+    tiny.write_controlnet(controlnet, family)
     return base, controlnet
 
 
