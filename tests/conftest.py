@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_checkpoints as tiny
 
+import tiny_checkpoints as tiny
 from creative_upscaler.pipelines.models import CreativeModels, load_models
 
 
