@@ -353,7 +353,7 @@ class UpscaleParameters:
     )
     tile_overlap: int = _declare(
         128,
-        "Least overlap of neighbouring tiles.",
+        "Least overlap of neighbouring tiles; at most half a tile is used.",
         minimum=32,
         maximum=1024,
         step=8,
