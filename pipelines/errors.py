@@ -5,6 +5,8 @@ UpscalerError
 ├── PictureError        an input image that cannot be upscaled
 │   └── SizeLimitError  an output larger than the size limit allows
 ├── ModelFileError      a model file that is missing, damaged, unsafe or of another kind
+├── DownloadError       something that could not be read from the network
+│   └── DownloadRefused something that is not allowed to be read from the network
 └── MemoryLimitError    the smallest possible piece of work does not fit into memory
 Cancelled               not an error: the caller asked to stop
 """
@@ -40,6 +42,27 @@ class ModelFileError(UpscalerError):
     def __init__(self, path: str | PathLike[str], message: str) -> None:
         super().__init__(f"{path}: {message}")
         self.path = path
+
+
+class DownloadError(UpscalerError):
+    """Something that could not be read from the network; `url` names it and, like the message, has no query.
+
+    `status` is what the server answered, or None if it did not.
+    """
+
+    def __init__(self, url: str, message: str, status: int | None = None) -> None:
+        # A query may be a token or a signature, and so may what stands before the host.
+        bare = url.partition("?")[0].partition("#")[0]
+        scheme, slashes, rest = bare.partition("://")
+        host, slash, path = rest.partition("/")
+        bare = f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
+        super().__init__(f"{bare}: {message}")
+        self.url = bare
+        self.status = status
+
+
+class DownloadRefused(DownloadError):
+    """Something that is not allowed to be read: the address, its host, where it leads or its size."""
 
 
 class MemoryLimitError(UpscalerError):
