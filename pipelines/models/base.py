@@ -14,6 +14,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from ..errors import ModelFileError
 from ..runtime import LocalMemory, Memory
+from ..starter import name_model
 from .architectures import load_config
 from .controlnets import load_controlnet
 from .embeddings import TextualInversion, read_embedding
@@ -22,7 +23,7 @@ from .layouts import UNET_PREFIX, Kind, identify, identify_folder, identify_pred
 from .loras import Lora, LoraStack, read_lora
 from .networks import Part, load_text_encoder, load_unet, load_vae
 from .noise_levels import make_alphas_cumprod
-from .tokenizer import make_tokenizer
+from .tokenizer import make_tokenizer, read_tokenizer
 
 ModelType = Literal["SD_1_5", "SDXL"]
 
@@ -80,10 +81,13 @@ class CreativeModels:
         """Sides of the smallest and the largest tile, in latents, that the UNet draws well.
 
         SD1.5 was trained at 64 and SDXL at 128 latents, SDXL on many aspects and so also on shorter sides.
+        Without self-attention a UNet sees only its surroundings, so that larger tiles are only cheaper.
         """
         if self.model_type == "SDXL":
             return 96, 128
         side = self.unet.config.sample_size
+        if self.unet.config.only_cross_attention is True:
+            return side, 4 * side
         return side, round(1.5 * side / 8) * 8
 
     def apply_loras(self, detail: float = 0.0) -> None:
@@ -109,7 +113,8 @@ def load_models(
     """Load models from files, without any network access, in the floating point types that `memory` names.
 
     `base` is an SD1.5 or SDXL model: a single file (`.safetensors`, or `.ckpt` of weights only) or a
-    diffusers folder. `vae` and `controlnet` may be either, too; a `vae` replaces that of the base model. The
+    diffusers folder. `vae` and `controlnet` may be either, too; they replace those of the base model, of which
+    a folder may have a ControlNet, and words of its own (`tokenizer`). The
     networks are on the CPU, in eval mode, without gradients, their convolutions in channels-last order, the
     LoRAs applied.
     Raises ModelFileError naming file and reason for each file that is missing, damaged, unsafe, incomplete,
@@ -122,13 +127,14 @@ def load_models(
             base, f"is {source.kind.value} ({source.model_type}), not {model_type}; set model_type to match"
         )
     unet = load_unet(source.unet, load_config(source.family, "unet"), memory.dtype("diffusion"))
+    hint = controlnet or source.controlnet
     encoders = tuple(_load_encoders(source, memory.dtype("text")))
     models = CreativeModels(
         model_type=source.model_type,
         unet=unet,
         vae=_load_vae(source, vae, unet, memory.dtype("vae")),
         text_encoders=encoders,
-        controlnet=load_controlnet(controlnet, unet, memory.dtype("diffusion")) if controlnet else None,
+        controlnet=load_controlnet(hint, unet, memory.dtype("diffusion")) if hint else None,
         alphas_cumprod=make_alphas_cumprod(base, source.schedule),
         prediction_type=source.schedule["prediction_type"],
         loras=LoraStack({"unet": unet, **_by_role(encoders)}),
@@ -139,8 +145,9 @@ def load_models(
     for path in embeddings:
         embedding = read_embedding(path, widths)
         models.embeddings[embedding.token] = embedding
+    _check_hint(hint, models)
     files = {"base": base, "vae": vae, "controlnet": controlnet, "detail_lora": detail_lora}
-    models.names = {role: path.name for role, path in files.items() if path}
+    models.names = {role: name_model(path) for role, path in files.items() if path}
     if embeddings:
         models.names["embeddings"] = ", ".join(path.name for path in embeddings)
     models.apply_loras()
@@ -157,6 +164,8 @@ class _Base:
     vae: Part | None
     text_encoders: tuple[Part, ...]
     schedule: dict[str, Any]
+    controlnet: Path | None = None
+    tokenizers: tuple[Path | None, ...] = (None, None)
 
     @property
     def model_type(self) -> ModelType:
@@ -192,6 +201,8 @@ def _open_folder(path: Path) -> _Base:
     kind = _checked(path, identify_folder(path))
     encoders = ("text_encoder", "text_encoder_2") if kind is Kind.SDXL else ("text_encoder",)
     schedule = path / "scheduler" / "scheduler_config.json"
+    has_controlnet = (read_json(path / "model_index.json").get("controlnet") or [None])[0] is not None
+    tokenizers = (path / name.replace("text_encoder", "tokenizer") for name in encoders)
     return _Base(
         path=path,
         kind=kind,
@@ -199,6 +210,8 @@ def _open_folder(path: Path) -> _Base:
         vae=Part.of_folder(path / "vae") if (path / "vae").is_dir() else None,
         text_encoders=tuple(Part.of_folder(path / name) for name in encoders),
         schedule={"prediction_type": "epsilon", **(read_json(schedule) if schedule.is_file() else {})},
+        controlnet=path / "controlnet" if has_controlnet else None,
+        tokenizers=tuple(folder if folder.is_dir() else None for folder in tokenizers),
     )
 
 
@@ -215,7 +228,13 @@ def _load_encoders(source: _Base, dtype: torch.dtype) -> list[TextEncoder]:
         second = number == 1
         template = load_config(source.family, "text_encoder_2" if second else "text_encoder")
         module = load_text_encoder(part, template, dtype, projection=second)
-        tokenizer = make_tokenizer("!" if second else "<|endoftext|>")
+        pad_token, folder = "!" if second else "<|endoftext|>", source.tokenizers[number]
+        tokenizer = read_tokenizer(folder, pad_token) if folder else make_tokenizer(pad_token)
+        if max(tokenizer.get_vocab().values()) >= module.config.vocab_size:
+            raise ModelFileError(
+                part.path,
+                f"knows {module.config.vocab_size} words, fewer than its tokenizer ({len(tokenizer)})",
+            )
         encoders.append(TextEncoder(tokenizer, module, "penultimate" if sdxl else "last"))
     return encoders
 
@@ -233,6 +252,17 @@ def _load_vae(
             part.path, f"is a VAE of {theirs} latent channels, and {source.path.name} needs one of {ours}"
         )
     return vae
+
+
+def _check_hint(path: Path | None, models: CreativeModels) -> None:
+    """A ControlNet's hint must shrink to the size of the latents."""
+    if path is None or models.controlnet is None:
+        return
+    factor = 2 ** (len(models.controlnet.config.conditioning_embedding_out_channels) - 1)
+    if factor != models.scale_factor:
+        raise ModelFileError(
+            path, f"shrinks its hint {factor} times, and the VAE shrinks pictures {models.scale_factor} times"
+        )
 
 
 def _open_vae(path: Path) -> Part:

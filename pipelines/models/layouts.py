@@ -161,7 +161,7 @@ def _identify_diffusers_controlnet(header: Header) -> Kind:
 
 
 def _identify_folder_unet(index: Mapping[str, Any], unet: Mapping[str, Any]) -> Kind:
-    if unet.get("in_channels") != 4:
+    if unet.get("in_channels") != unet.get("out_channels"):
         return Kind.INPAINTING
     if unet.get("addition_embed_type") == "text_time":
         return Kind.SDXL if (index.get("text_encoder") or [None])[0] else Kind.SDXL_REFINER

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer, the same for every SD1.5 and SDXL model, from the vocabulary that ships with the pack."""
+"""CLIP's tokenizer: that of every SD1.5 and SDXL model, which ships with the pack, or a folder's own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from transformers import CLIPTokenizer
+
+from ..errors import ModelFileError
+from .layouts import read_json
 
 _VOCABULARY = Path(__file__).parent / "configs" / "clip" / "bpe_simple_vocab_16e6.txt.gz"
 _MERGES = 49152 - 256 - 2
@@ -25,9 +28,40 @@ def make_tokenizer(pad_token: str) -> CLIPTokenizer:
     letters = [chr(byte) for byte in printable] + [chr(256 + n) for n in range(256 - len(printable))]
     tokens = letters + [letter + "</w>" for letter in letters] + [merge.replace(" ", "") for merge in merges]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
+    return _build({token: number for number, token in enumerate(tokens)}, merges, pad_token)
+
+
+def read_tokenizer(folder: Path, pad_token: str) -> CLIPTokenizer:
+    """The tokenizer of a diffusers folder, of the same kind with words of its own, for prompts of 77.
+
+    Reads `vocab.json` and `merges.txt` (transformers 4), else `tokenizer.json` (transformers 5).
+    Raises ModelFileError for files that are damaged, or lack the tokens that begin and end a prompt.
+    """
+    if (folder / "vocab.json").is_file():
+        vocabulary = read_json(folder / "vocab.json")
+        try:
+            lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise ModelFileError(folder, f"has a tokenizer without readable merges.txt: {error}") from error
+        merges = [line for line in lines if line and not line.startswith("#version")]
+    else:
+        model = read_json(folder / "tokenizer.json").get("model")
+        model = model if isinstance(model, dict) else {}
+        vocabulary = model.get("vocab") or {}
+        pairs = model.get("merges") or []
+        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in pairs]
+    missing = {"<|startoftext|>", "<|endoftext|>", pad_token} - set(vocabulary)
+    if missing:
+        raise ModelFileError(folder, f"has a tokenizer without {', '.join(sorted(missing))}")
+    try:
+        return _build(vocabulary, merges, pad_token)
+    except Exception as error:  # words and merges that do not fit fail in transformers' many ways
+        raise ModelFileError(folder, f"has a tokenizer that cannot be read: {error}") from error
+
+
+def _build(vocabulary: dict[str, int], merges: list[str], pad_token: str) -> CLIPTokenizer:
     # Through files, since that is the one form which transformers 4 and 5 both take.
     with TemporaryDirectory() as folder:
-        vocabulary = {token: number for number, token in enumerate(tokens)}
         (Path(folder) / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
         (Path(folder) / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=77)
