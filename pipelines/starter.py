@@ -1,7 +1,7 @@
 """The starter models: small, trained by this project, shipped with it, used where the user names no others.
 
-They lie in `starter/` beside the package's parts, in a checkout as after `pip install`. A folder of models may
-say in `limits.json` up to which creativity it draws well and which other settings suit it; its settings hold
+They lie in `starter/` beside the package's parts, in a checkout as after `pip install`. A folder of models
+may say in `limits.json` up to which creativity it draws well and which other settings suit it; these hold
 where the user has given none. Nothing heavy is imported here.
 """
 

@@ -1,4 +1,4 @@
-"""A model folder of another kind than SD1.5: its own words, 16 channels at a quarter of the side, v-prediction."""
+"""A model folder unlike SD1.5: words of its own, 16 channels at a quarter of the side, v-prediction."""
 
 from __future__ import annotations
 

@@ -113,10 +113,9 @@ def load_models(
     """Load models from files, without any network access, in the floating point types that `memory` names.
 
     `base` is an SD1.5 or SDXL model: a single file (`.safetensors`, or `.ckpt` of weights only) or a
-    diffusers folder. `vae` and `controlnet` may be either, too; they replace those of the base model, of which
-    a folder may have a ControlNet, and words of its own (`tokenizer`). The
-    networks are on the CPU, in eval mode, without gradients, their convolutions in channels-last order, the
-    LoRAs applied.
+    diffusers folder. `vae` and `controlnet` may be either, too; they replace those of the base model (a
+    folder may hold a ControlNet). The networks are on the CPU, in eval mode, without gradients, their
+    convolutions in channels-last order, the LoRAs applied.
     Raises ModelFileError naming file and reason for each file that is missing, damaged, unsafe, incomplete,
     of another kind, or of another family than `model_type` ("SD_1_5" or "SDXL") or the base model.
     """
