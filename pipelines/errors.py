@@ -7,6 +7,7 @@ UpscalerError
 ├── ModelFileError      a model file that is missing, damaged, unsafe or of another kind
 ├── DownloadError       something that could not be read from the network
 │   └── DownloadRefused something that is not allowed to be read from the network
+├── MissingSafetyCheckerError   results are to be checked, and there is nothing to check them with
 └── MemoryLimitError    the smallest possible piece of work does not fit into memory
 Cancelled               not an error: the caller asked to stop
 """
@@ -63,6 +64,17 @@ class DownloadError(UpscalerError):
 
 class DownloadRefused(DownloadError):
     """Something that is not allowed to be read: the address, its host, where it leads or its size."""
+
+
+class MissingSafetyCheckerError(UpscalerError):
+    """`enable_safety_checks` is on and no safety checker is loaded: nothing is passed on unchecked."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "enable_safety_checks is on, but no safety checker is loaded; load one (the model "
+            "CompVis/stable-diffusion-safety-checker, 1.2 GB), or switch enable_safety_checks off if the "
+            "results need no check"
+        )
 
 
 class MemoryLimitError(UpscalerError):

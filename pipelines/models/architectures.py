@@ -8,6 +8,7 @@ ControlNet of SD1.5, 64 channels each everywhere else. A tensor that is needed a
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,24 @@ def clip_config(template: Config, shapes: Tensors) -> Config:
     if "text_projection.weight" in shapes:
         config["projection_dim"] = shapes["text_projection.weight"].shape[0]
     return config
+
+
+def safety_config(shapes: Tensors) -> Config:
+    """Of a safety checker: CLIP's image encoder, in the form of OpenAI's ViT-L/14 (openai/CLIP)."""
+    width, _, patch, _ = shapes["vision_model.embeddings.patch_embedding.weight"].shape
+    places = shapes["vision_model.embeddings.position_embedding.weight"].shape[0] - 1
+    return {
+        "projection_dim": shapes["visual_projection.weight"].shape[0],
+        "vision_config": {
+            "hidden_size": width,
+            "intermediate_size": shapes["vision_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+            "num_hidden_layers": _count(shapes, "vision_model.encoder.layers."),
+            "num_attention_heads": max(width // HEAD_WIDTH, 1),
+            "patch_size": patch,
+            "image_size": patch * math.isqrt(places),
+            "hidden_act": "quick_gelu",
+        },
+    }
 
 
 def _count(names: Iterable[str], prefix: str) -> int:

@@ -17,11 +17,20 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
 )
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ..errors import ModelFileError
-from .architectures import Config, Tensors, clip_config, controlnet_config, unet_config, vae_config
+from .architectures import (
+    Config,
+    Tensors,
+    clip_config,
+    controlnet_config,
+    safety_config,
+    unet_config,
+    vae_config,
+)
 from .files import read_header, read_tensors
 from .layouts import UNET_PREFIX, read_json
 
@@ -111,6 +120,18 @@ def load_text_encoder(
     return _load(part, "text encoder", partial(_rename_clip, projection), make, dtype)
 
 
+def load_safety_network(part: Part) -> StableDiffusionSafetyChecker:
+    """From the names of any version of transformers, in float32: its verdict is a matter of thousandths."""
+
+    def make(shapes: Tensors) -> StableDiffusionSafetyChecker:
+        return StableDiffusionSafetyChecker(CLIPConfig.from_dict(part.config or safety_config(shapes)))
+
+    def rename(tensors: Tensors) -> Tensors:
+        return {_short(key): tensor for key, tensor in tensors.items()}
+
+    return _load(part, "safety checker", rename, make, torch.float32)
+
+
 def _load(
     part: Part,
     role: str,
@@ -185,8 +206,8 @@ def _without_extras(tensors: Tensors) -> Tensors:
 
 
 def _short(name: str) -> str:
-    """transformers puts `text_model.` before the names in its text encoders, or not, by version."""
-    return name.removeprefix("text_model.")
+    """transformers puts the encoder's own name before those of its parts, or not, by version."""
+    return name.removeprefix("text_model.").replace("vision_model.vision_model.", "vision_model.")
 
 
 def _make_position_ids(network: nn.Module) -> None:
