@@ -100,3 +100,25 @@ def test_a_folder_is_measured_with_every_kind_of_method(tmp_path, capsys) -> Non
     assert record["settings"]["one-step"]["creativity"] == 1
     assert "one-step" in capsys.readouterr().out
     assert Image.open(tmp_path / "sheet-degraded.png").width > 7 * 96 * 3
+
+
+def test_a_control_is_swept_and_drawn(tmp_path, capsys) -> None:
+    pytest.importorskip("matplotlib")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (72, 80, 3), np.uint8)).save(tmp_path / "a.png")
+    write_starter_diffusion(tmp_path / "set")
+    command = [tmp_path, "--models", tmp_path / "set", "--controls", "creativity", "--settings"]
+    command += ["num_inference_steps=2,sampler=euler,color_fix=none", "--json", tmp_path / "sweep.json"]
+    sweeps = importlib.import_module("sweeps")
+    assert sweeps.main([str(part) for part in [*command, "--plot", tmp_path / "sweep.png"]]) == 0
+    sweep = json.loads((tmp_path / "sweep.json").read_text())["creativity"]
+    assert len(sweep["values"]) == len(sweep["mean"]) == len(sweep["pictures"]["a.png"])
+    assert min(sweep["mean"]) > 0
+    assert ("NOT" in capsys.readouterr().out) != sweep["monotonic"]
+    assert Image.open(tmp_path / "sweep.png").width > 400
+
+
+def test_a_curve_that_turns_back_is_not_monotonic() -> None:
+    is_monotonic = importlib.import_module("sweeps").is_monotonic
+    assert is_monotonic([0, 1, 0.99, 2], True) and is_monotonic([3, 1, 0], False)
+    assert not is_monotonic([0, 1, 0.5, 2], True)
+    assert not is_monotonic([1, 1, 1], True)
