@@ -52,14 +52,17 @@ class DownloadError(UpscalerError):
     """
 
     def __init__(self, url: str, message: str, status: int | None = None) -> None:
-        # A query may be a token or a signature, and so may what stands before the host.
-        bare = url.partition("?")[0].partition("#")[0]
-        scheme, slashes, rest = bare.partition("://")
-        host, slash, path = rest.partition("/")
-        bare = f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
-        super().__init__(f"{bare}: {message}")
-        self.url = bare
+        self.url = without_secrets(url)
+        super().__init__(f"{self.url}: {message}")
         self.status = status
+
+
+def without_secrets(url: str) -> str:
+    """An address as it may be shown: its query may be a signature, and what is before the host a login."""
+    bare = url.partition("?")[0].partition("#")[0]
+    scheme, slashes, rest = bare.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
 
 
 class DownloadRefused(DownloadError):

@@ -27,6 +27,9 @@ MAX_HEADER_BYTES = 32 * 2**20
 MAX_TENSORS = 100_000
 """Most tensors in one file; SDXL has 2 515."""
 
+MAX_AXES = 16
+"""Most axes of a tensor; those of networks have up to 5."""
+
 Header = dict[str, tuple[torch.dtype, torch.Size]]
 
 _DTYPES = {
@@ -80,6 +83,16 @@ def read_metadata(path: Path) -> dict[str, str]:
     return {} if _is_pickle(path) else _parse_header(path)[1]
 
 
+def check_safetensors(path: Path) -> None:
+    """Check that a file, whatever its name, is a whole safetensors file, by its header alone.
+
+    Raises ModelFileError. That all values are finite is checked where they are read.
+    """
+    if _is_pickle(path):
+        raise ModelFileError(path, "is a pickle or zip archive, not a safetensors file, so it is not trusted")
+    _parse_header(path)
+
+
 def _is_pickle(path: Path) -> bool:
     """Tell the two formats apart by content; raises ModelFileError for anything else."""
     try:
@@ -109,8 +122,8 @@ def _parse_header(path: Path) -> tuple[Header, dict[str, str]]:
     """Check a safetensors header against the file. Format: github.com/huggingface/safetensors#format."""
     entries, available = _load_json(path)
     metadata = entries.pop("__metadata__", {})
-    if not isinstance(metadata, dict):
-        raise ModelFileError(path, "is damaged: its metadata are not a table")
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ModelFileError(path, "is damaged: its metadata are not a table of texts")
     if len(entries) > MAX_TENSORS:
         raise ModelFileError(path, f"lists {len(entries)} tensors, more than the {MAX_TENSORS} allowed")
     header: Header = {}
@@ -119,8 +132,12 @@ def _parse_header(path: Path) -> tuple[Header, dict[str, str]]:
         try:
             dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(path, f"is damaged: the entry of {key} is wrong ({error})") from error
-        if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+            raise ModelFileError(path, f"is damaged: the entry of {key} is wrong ({error!r})") from error
+        if set(entry) != {"dtype", "shape", "data_offsets"}:
+            raise ModelFileError(path, f"is damaged: the entry of {key} has more in it than a tensor needs")
+        if type(shape) is not list or len(shape) > MAX_AXES:
+            raise ModelFileError(path, f"is damaged: the shape of {key} is no list of up to {MAX_AXES} sizes")
+        if not all(type(number) is int and 0 <= number < 2**63 for number in (*shape, begin, end)):
             raise ModelFileError(path, f"is damaged: the entry of {key} has a number that is no count")
         if end - begin != math.prod(shape) * dtype.itemsize:
             raise ModelFileError(path, f"is damaged: {key} has a size that does not fit its shape {shape}")
@@ -149,7 +166,9 @@ def _load_json(path: Path) -> tuple[dict[str, Any], int]:
                 "it is truncated or no safetensors file",
             )
         try:
-            table = json.loads(file.read(length), object_pairs_hook=_without_duplicates)
+            table = json.loads(
+                file.read(length), object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant
+            )
         except (ValueError, RecursionError) as error:
             raise ModelFileError(path, f"has a damaged header: {error}") from error
     return table, size - 8 - length
@@ -161,6 +180,10 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
     return table
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")  # though Python reads NaN and Infinity
 
 
 class _Inert:
