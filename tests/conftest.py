@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import tiny_checkpoints as tiny
 from creative_upscaler.pipelines.models import CreativeModels, load_models
+from fal_server import FalServer
+from remote_calls import write_settings
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +40,18 @@ def sd15(sd15_files: tuple[Path, Path]) -> CreativeModels:
 @pytest.fixture(scope="session")
 def sdxl(sdxl_files: tuple[Path, Path]) -> CreativeModels:
     return load_models(sdxl_files[0], controlnet=sdxl_files[1])
+
+
+@pytest.fixture
+def fal() -> Iterator[FalServer]:
+    """A local server that speaks fal's protocols."""
+    with FalServer() as server:
+        yield server
+
+
+@pytest.fixture
+def private_folder(tmp_path: Path, fal: FalServer) -> Path:
+    """A private folder whose settings name that server `local`."""
+    folder = tmp_path / "private"
+    write_settings(folder, fal)
+    return folder

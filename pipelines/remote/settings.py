@@ -1,0 +1,153 @@
+"""What the user, and no workflow, decides: limits, and servers beside fal that may be called.
+
+The file `settings.json` in the private folder, all of it optional:
+
+    {"max_megapixels_per_run": 100, "max_megapixels_per_day": 1000,
+     "max_cost_per_run": 0, "max_cost_per_day": 0, "cache_megabytes": 2048,
+     "servers": {"box": {"queue_url": "http://192.168.1.5:8000/queue", "credentials": ["box"]}}}
+
+A limit of 0 is none. Apps of the server `box` are called by the endpoint `box:owner/app`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from .errors import RemoteError
+
+FILE = "settings.json"
+FAL = "fal"
+DASHBOARD = "https://fal.ai/dashboard/requests"
+
+_APP = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*\Z")
+_SERVER = re.compile(r"[a-z0-9_-]{1,40}\Z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """Where requests go. Keys are sent to the first three addresses only."""
+
+    name: str
+    queue_url: str
+    rest_url: str = ""
+    """Hands out upload tokens; without it pictures travel inside the request."""
+    price_url: str = ""
+    """Answers what an app costs, if anything does."""
+    cdn_url: str = ""
+    """Takes uploads, with a token of their own."""
+    credentials: tuple[str, ...] | None = ()
+    """Names of the keys it may be sent; None is any, () none: it is called without a key."""
+    download_hosts: tuple[str, ...] = ()
+    """Public hosts of results, beside the server itself."""
+
+    @property
+    def is_fal(self) -> bool:
+        return self.name == FAL
+
+
+FAL_SERVER = Server(
+    name=FAL,
+    queue_url="https://queue.fal.run",
+    rest_url="https://rest.fal.ai",
+    price_url="https://api.fal.ai/v1/models/pricing",
+    cdn_url="https://v3.fal.media",
+    credentials=None,
+    download_hosts=(".fal.media", ".fal.ai", "storage.googleapis.com"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteSettings:
+    """The user's own limits and servers."""
+
+    max_megapixels_per_run: float = 100
+    max_megapixels_per_day: float = 1000
+    max_cost_per_run: float = 0
+    max_cost_per_day: float = 0
+    cache_megabytes: float = 2048
+    servers: dict[str, Server] = field(default_factory=lambda: {FAL: FAL_SERVER})
+
+    def locate(self, endpoint: str) -> tuple[Server, str]:
+        """The server and the app (`owner/name[/path]`) of an endpoint, `app` or `server:app`.
+
+        Raises `RemoteError`: an address is no endpoint, for a workflow must not say where keys go.
+        """
+        name, colon, app = endpoint.strip().rpartition(":")
+        name = name if colon else FAL
+        if not _APP.match(app) or ".." in app or not (_SERVER.match(name)):
+            raise RemoteError(
+                f"{endpoint[:100]!r} is no endpoint; give an app such as fal-ai/creative-upscaler, or "
+                "server:owner/app for a server that is listed in your settings"
+            )
+        if name not in self.servers:
+            raise RemoteError(
+                f"the server {name} is not one of yours (known: {', '.join(self.servers)}); servers are "
+                f"listed in {FILE} in the private folder, never in a workflow"
+            )
+        return self.servers[name], app
+
+
+def load_settings(folder: Path) -> RemoteSettings:
+    """The settings of the private folder. Raises `RemoteError` for a file that cannot be understood."""
+    path = folder / FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return RemoteSettings()
+    except (OSError, ValueError):
+        raise RemoteError(f"{path} cannot be read as JSON; correct or delete it") from None
+    known = [f.name for f in dataclasses.fields(RemoteSettings)]
+    for name in values if isinstance(values, dict) else [path]:
+        if name not in known:
+            raise RemoteError(f"{path}: {name} is not a setting; known are {', '.join(known)}")
+    servers = {FAL: FAL_SERVER}
+    for name, entry in values.pop("servers", {}).items():
+        servers[name] = _read_server(path, name, entry)
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise RemoteError(f"{path}: {name}: got {value!r}; allowed is a number from 0")
+    return RemoteSettings(**values, servers=servers)
+
+
+def _read_server(path: Path, name: str, entry: Any) -> Server:
+    problem = f"{path}: server {name}"
+    fields = [f.name for f in dataclasses.fields(Server) if f.name != "name"]
+    if name == FAL or not _SERVER.match(name):
+        raise RemoteError(f"{problem}: the name is taken or not of a-z, 0-9, _ and -")
+    if not isinstance(entry, dict) or "queue_url" not in entry or set(entry) - set(fields):
+        raise RemoteError(f"{problem}: give queue_url and, of the others, {', '.join(fields[1:])}")
+    values: dict[str, Any] = {}
+    for key, value in entry.items():
+        if key.endswith("_url"):
+            values[key] = check_server_url(f"{problem}: {key}", value)
+        elif not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise RemoteError(f"{problem}: {key} is a list of names")
+        else:
+            values[key] = tuple(value)
+    return Server(name=name, **values)
+
+
+def check_server_url(what: str, url: Any) -> str:
+    """The address without a final slash. Raises `RemoteError` unless https, or http to a private address."""
+    parts = urlsplit(url) if isinstance(url, str) else SplitResult("", "", "", "", "")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+        raise RemoteError(f"{what}: not an http(s) address without user name and query")
+    if parts.scheme == "http" and not _is_private(parts.hostname):
+        raise RemoteError(f"{what}: http is allowed to private addresses only; a key would be sent readable")
+    return url.rstrip("/")
+
+
+def _is_private(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return False
