@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from comfy_api.latest import ComfyExtension, io
+from comfy_api.latest import ComfyExtension, io, ui
 
-__all__ = ["ComfyExtension", "advanced", "io"]
+__all__ = ["ComfyExtension", "advanced", "io", "ui"]
 
 WidgetInput = TypeVar("WidgetInput", bound=io.Input)
 

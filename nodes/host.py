@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,56 @@ def file_version(folder: str, name: str) -> str:
     path = find_file(folder, name)
     state = path.stat()
     return f"{path}|{state.st_size}|{state.st_mtime_ns}"
+
+
+def register_folder(category: str) -> None:
+    """Give ComfyUI's models folder one more kind of models, which users can then also keep elsewhere."""
+    folder_paths.add_model_folder_path(category, str(Path(folder_paths.models_dir) / category))
+
+
+def model_folders(*categories: str, files: bool = False) -> list[str]:
+    """The folders that hold a model each, as `category/name`; with `files` single files of weights too."""
+    found = [f"{category}/{name}" for category in categories for name in _entries(category, files)]
+    return sorted(dict.fromkeys(found), key=str.lower)
+
+
+def find_folder(name: str) -> Path:
+    """The path of what `model_folders` lists. Raises `FileNotFoundError` for any other name."""
+    category, _, own = name.partition("/")
+    path = _entries(category, True).get(own) if category in folder_paths.folder_names_and_paths else None
+    if path is None:
+        raise FileNotFoundError(f"there is no model {name} in ComfyUI's models folder")
+    return path
+
+
+def folder_version(path: Path) -> str:
+    """Changes when a file of a model folder, or the file itself, does."""
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    states = [(file.name, file.stat()) for file in files]
+    return "|".join([str(path), *(f"{name}|{state.st_size}|{state.st_mtime_ns}" for name, state in states)])
+
+
+def _entries(category: str, files: bool) -> dict[str, Path]:
+    entries: dict[str, Path] = {}
+    for top in map(Path, folder_paths.get_folder_paths(category)):
+        for folder, inner, names in os.walk(top, followlinks=True):
+            here = Path(folder)
+            if "config.json" in names and here != top:
+                entries.setdefault(here.relative_to(top).as_posix(), here)
+                inner.clear()
+                continue
+            inner[:] = [name for name in inner if not name.startswith(".")]
+            weights = [n for n in names if Path(n).suffix in folder_paths.supported_pt_extensions]
+            for name in weights if files else []:
+                entries.setdefault((here / name).relative_to(top).as_posix(), here / name)
+    return entries
+
+
+def show_text(text: str) -> None:
+    """Show a text on the node that is being executed."""
+    context = get_executing_context()
+    if context is not None:
+        PromptServer.instance.send_progress_text(text, context.node_id)
 
 
 def picture_device() -> torch.device:
@@ -127,10 +178,10 @@ class HostProgress:
     Raises ComfyUI's `InterruptProcessingException` when the user has asked to stop.
     """
 
-    def __init__(self, device: torch.device, model_type: str) -> None:
+    def __init__(self, device: torch.device, model_type: str | None = None) -> None:
         formats = {"SD_1_5": comfy.latent_formats.SD15, "SDXL": comfy.latent_formats.SDXL}
-        # None unless the user has turned previews on.
-        self._previewer = latent_preview.get_previewer(device, formats[model_type]())
+        # None unless the user has turned previews on, or where there are no latents to show.
+        self._previewer = latent_preview.get_previewer(device, formats[model_type]()) if model_type else None
         self._bar = comfy.utils.ProgressBar(1)
         self._stage = ""
 
@@ -138,9 +189,7 @@ class HostProgress:
         management.throw_exception_if_processing_interrupted()
         if stage != self._stage:
             self._stage = stage
-            context = get_executing_context()
-            if context is not None:
-                PromptServer.instance.send_progress_text(stage, context.node_id)
+            show_text(stage)
         picture = None
         if preview is not None and self._previewer is not None:
             picture = self._previewer.decode_latent_to_preview_image("JPEG", _shrink(preview[:1]))

@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING
 from .compat import io
 
 if TYPE_CHECKING:
+    from ..pipelines.captioning import Captioner
     from ..pipelines.models import CreativeModels
+    from ..pipelines.safety import SafetyChecker
     from .host import HostMemory
 
 Models = io.Custom("CREATIVE_UPSCALE_MODELS")
 """The socket type of `HostModels`."""
+
+CaptionerSocket = io.Custom("CREATIVE_UPSCALE_CAPTIONER")
+"""The socket type of `HostCaptioner`."""
+
+SafetySocket = io.Custom("CREATIVE_UPSCALE_SAFETY")
+"""The socket type of `HostSafetyChecker`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,4 +31,20 @@ class HostModels:
     """
 
     models: CreativeModels
+    memory: HostMemory
+
+
+@dataclass(frozen=True, eq=False)
+class HostCaptioner:
+    """A loaded captioner and the ComfyUI memory management it is under."""
+
+    captioner: Captioner
+    memory: HostMemory
+
+
+@dataclass(frozen=True, eq=False)
+class HostSafetyChecker:
+    """A loaded safety checker and the ComfyUI memory management it is under."""
+
+    checker: SafetyChecker
     memory: HostMemory

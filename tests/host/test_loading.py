@@ -9,7 +9,15 @@ from comfy_server import PACK, Server
 
 from creative_upscaler.pipelines.parameters import Parameter, UpscaleParameters
 
-NODES = ("CreativeUpscaler_LoadModels", "CreativeUpscaler_AddLora", "CreativeUpscaler_Upscale")
+NODES = (
+    "CreativeUpscaler_LoadModels",
+    "CreativeUpscaler_AddLora",
+    "CreativeUpscaler_Upscale",
+    "CreativeUpscaler_LoadCaptioner",
+    "CreativeUpscaler_AutoCaption",
+    "CreativeUpscaler_LoadSafetyChecker",
+    "CreativeUpscaler_SafetyCheck",
+)
 
 
 def test_the_pack_loads_without_an_error(server: Server) -> None:
@@ -84,4 +92,7 @@ def test_files_are_offered_from_the_folders_of_the_host(server: Server) -> None:
 
 
 def describe(client: ComfyClient, node: str) -> dict[str, Any]:
-    return client.get(f"/object_info/{node}")[node]
+    """What the server tells the browser of a node, without what the browser never shows."""
+    description = client.get(f"/object_info/{node}")[node]
+    description["input"].pop("hidden", None)
+    return description
