@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from .add_lora import AddLora
+from .auto_caption import AutoCaption, LoadCaptioner
 from .compat import ComfyExtension, io
 from .creative_upscale import CreativeUpscale
 from .load_models import LoadModels
+from .safety_check import LoadSafetyChecker, SafetyCheck
 
 
 class CreativeUpscalerExtension(ComfyExtension):
     """What this pack adds to ComfyUI."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadModels, AddLora, CreativeUpscale]
+        return [
+            LoadModels,
+            AddLora,
+            CreativeUpscale,
+            LoadCaptioner,
+            AutoCaption,
+            LoadSafetyChecker,
+            SafetyCheck,
+        ]
