@@ -72,7 +72,8 @@ class TimedSocket:
         """As `socket.recv_into`, in short waits. Raises TimeoutError."""
         silent_until = monotonic() + self.idle_seconds
         while True:
-            self._socket.settimeout(min(POLL_SECONDS, self._remaining(self.idle_seconds)))
+            wait = min(POLL_SECONDS, max(0.001, silent_until - monotonic()))
+            self._socket.settimeout(self._remaining(wait))
             try:
                 return self._socket.recv_into(buffer)
             except TimeoutError:

@@ -31,7 +31,7 @@ class Served:
     dies_after: int | None = None
     """Bytes after which the first answer breaks off."""
     stalls_after: int | None = None
-    """Bytes after which nothing comes any more."""
+    """Where in the file nothing comes any more."""
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -66,7 +66,7 @@ class HttpsServer(ThreadingHTTPServer):
             "ssl_context": self.trust,
             "own_addresses": frozenset({"127.0.0.1"}),
             "resolve": lambda host, port: [host if host[0].isdigit() else "127.0.0.1"],
-            "idle_seconds": 0.6,
+            "idle_seconds": 0.3,
             "total_seconds": 20.0,
         }
         return DownloadPolicy(**{**defaults, **settings})
@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         if served.dies_after is not None:
             body, served.dies_after = body[: served.dies_after], None
         if served.stalls_after is not None:
-            self.wfile.write(body[: served.stalls_after])
+            self.wfile.write(body[: max(0, served.stalls_after - start)])
             self.server.closing.wait(10)
             return
         self.wfile.write(body)

@@ -22,6 +22,7 @@ from creative_upscaler.pipelines.errors import ModelFileError
 from creative_upscaler.pipelines.models.files import (
     MAX_HEADER_BYTES,
     MAX_TENSORS,
+    check_safetensors,
     read_header,
     read_metadata,
     read_tensors,
@@ -207,6 +208,66 @@ DAMAGED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda path: write_raw(path, {"a": {**F32, "data_offsets": [8, 16]}}, bytes(16)),
         "overlap or leave holes",
     ),
+    "size of truth": (
+        "a.safetensors",
+        lambda path: write_raw(path, {"a": {**F32, "shape": [True, 2]}}),
+        "no count",
+    ),
+    "size of 80 bits": (
+        "a.safetensors",
+        lambda path: write_raw(path, {"a": {**F32, "shape": [0, 2**80], "data_offsets": [0, 0]}}),
+        "no count",
+    ),
+    "shape is no list": (
+        "a.safetensors",
+        lambda path: write_raw(path, {"a": {**F32, "shape": {"0": 2}}}),
+        "shape of a is no list",
+    ),
+    "too many axes": (
+        "a.safetensors",
+        lambda path: write_raw(path, {"a": {**F32, "shape": [2, *[1] * 16]}}),
+        "shape of a is no list",
+    ),
+    "ends before it begins": (
+        "a.safetensors",
+        lambda path: write_raw(path, {"a": {**F32, "data_offsets": [8, 0]}}),
+        "does not fit its shape",
+    ),
+    "three offsets": (
+        "a.safetensors",
+        lambda path: write_raw(path, {"a": {**F32, "data_offsets": [0, 4, 8]}}),
+        "entry of a is wrong",
+    ),
+    "beyond the end": (
+        "a.safetensors",
+        lambda path: write_raw(path, {"a": F32, "b": {**F32, "data_offsets": [8, 16]}}),
+        "is truncated: it lists 16 bytes",
+    ),
+    "more than a tensor": (
+        "a.safetensors",
+        lambda path: write_raw(path, {"a": {**F32, "loader": "os.system"}}),
+        "more in it than a tensor",
+    ),
+    "a table within": (
+        "a.safetensors",
+        lambda path: write_raw(path, {"a": {"b": F32}}),
+        "entry of a is wrong",
+    ),
+    "duplicate within": (
+        "a.safetensors",
+        lambda path: write_raw(path, '{"a":{"dtype":"F32","dtype":"F16","shape":[2],"data_offsets":[0,8]}}'),
+        "'dtype' is there twice",
+    ),
+    "infinite size": (
+        "a.safetensors",
+        lambda path: write_raw(path, '{"a":{"dtype":"F32","shape":[Infinity],"data_offsets":[0,8]}}'),
+        "damaged header",
+    ),
+    "metadata are no texts": (
+        "a.safetensors",
+        lambda path: write_raw(path, {"__metadata__": {"a": {"b": 1}}, "a": F32}),
+        "metadata are not a table of texts",
+    ),
     "metadata are no table": (
         "a.safetensors",
         lambda path: write_raw(path, {"__metadata__": [1], "a": F32}),
@@ -297,3 +358,24 @@ def test_finite_values_of_every_size_are_accepted(tmp_path: Path) -> None:
     }
     save_file(largest, tmp_path / "a.safetensors")
     assert read_tensors(tmp_path / "a.safetensors").keys() == largest.keys()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "case",
+    [
+        c
+        for c in DAMAGED
+        if DAMAGED[c][0] == "a.safetensors" and not c.startswith(("NaN", "infinity in", "too many t", "huge"))
+    ],
+)
+def test_a_download_is_refused_by_its_header_whatever_its_name(case: str, tmp_path: Path) -> None:
+    _, write, _ = DAMAGED[case]
+    path = tmp_path / "a.safetensors"
+    write(path)
+    if path.exists():
+        path = path.rename(tmp_path / "a.safetensors.part")
+    with pytest.raises(ModelFileError):
+        check_safetensors(path)
+    save_file(TENSORS, tmp_path / "whole.part")
+    check_safetensors(tmp_path / "whole.part")

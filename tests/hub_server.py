@@ -1,0 +1,120 @@
+"""A Hugging Face hub on this machine, with the routes that listing and reading a repository need."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+COMMIT = "c" * 40
+
+
+class HubServer(ThreadingHTTPServer):
+    """Serves `files` by path as those of the one repository `own/model`; `asked` are all requests."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, bytes] = {}
+        self.claimed: dict[str, str] = {}
+        """SHA-256 that is told for a path, if not the truth."""
+        self.dies_after: dict[str, int] = {}
+        """Where every answer for a path breaks off."""
+        self.asked: list[tuple[str, dict[str, str]]] = []
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def ranges(self, path: str) -> list[str | None]:
+        """The ranges that were asked for of a file."""
+        return [headers.get("range") for route, headers in self.asked if route == f"GET {path}"]
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that leaves early is part of the tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: HubServer
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path = unquote(self.path.partition("?")[0])
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        file = path.partition(f"/own/model/resolve/{COMMIT}/")[2]
+        self.server.asked.append((f"{self.command} {file or path}", headers))
+        if file in self.server.files:
+            self.send_file(file, headers)
+        elif re.fullmatch(rf"/api/models/own/model/revision/(main|refs/pr/1|{COMMIT})", path):
+            self.send_json({"id": "own/model", "sha": COMMIT, "siblings": [], "tags": [], "private": False})
+        elif path == f"/api/models/own/model/tree/{COMMIT}":
+            self.send_json([self.entry(name) for name in sorted(self.server.files)])
+        else:
+            self.send_json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+
+    do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        asked = self.rfile.read(length).decode()
+        names = [name for name in sorted(self.server.files) if name in unquote(asked).replace('"', "")]
+        self.send_json([self.entry(name) for name in names])
+
+    def entry(self, name: str) -> dict[str, object]:
+        body = self.server.files[name]
+        entry: dict[str, object] = {"type": "file", "path": name, "size": len(body), "oid": "b" * 40}
+        if name.endswith((".safetensors", ".bin")):
+            oid = self.server.claimed.get(name, hashlib.sha256(body).hexdigest())
+            entry["lfs"] = {"oid": oid, "size": len(body), "pointerSize": 130}
+        return entry
+
+    def send_file(self, name: str, headers: dict[str, str]) -> None:
+        body = self.server.files[name]
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("range", ""))
+        start = int(asked[1]) if asked else 0
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(body) - start))
+        self.send_header("ETag", '"e"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        end = self.server.dies_after.get(name, len(body))
+        if end < len(body):
+            self.close_connection = True
+        self.wfile.write(body[start : max(start, end)])
+
+    def send_json(self, content: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *values: object) -> None:
+        pass
+
+
+@contextmanager
+def running() -> Iterator[HubServer]:
+    """The server, until the end of the context."""
+    server = HubServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
