@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..pipelines import starter
 from ..pipelines.parameters import PRESETS, Parameter, UpscaleParameters
+from .caption_arguments import add_caption_command
 from .exit_codes import MEANINGS
 from .metadata import FORMATS, read_record
 from .table import default_text
@@ -37,6 +39,8 @@ class Request:
     resume: bool = False
     quiet: bool = False
     json: bool = False
+    notes: tuple[str, ...] = ()
+    """What to tell the user about models and settings that were chosen for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ class ModelFiles:
     def record(self) -> dict[str, Any]:
         """Their names, without folders, for the metadata of a result."""
         names: dict[str, Any] = {
-            role: path.name
+            role: starter.name_model(path)
             for role in ("checkpoint", "vae", "controlnet", "detail_lora", "upscaler")
             if (path := getattr(self, role))
         }
@@ -87,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     settings = upscale.add_argument_group("settings")
     for parameter in UpscaleParameters.declared():
         _add_setting(settings, parameter)
+    add_caption_command(commands, _add_setting)
     commands.add_parser("parameters", help="print all settings as a Markdown table", allow_abbrev=False)
     return parser
 
@@ -127,7 +132,8 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--checkpoint",
         **file,
-        help="base model (SD 1.5 or SDXL); its family is --model-type unless that is given",
+        help="base model (SD 1.5 or SDXL, file or diffusers folder); its family is --model-type unless that "
+        "is given (default: the starter model that ships with this)",
     )
     add("--vae", **file, help="VAE in place of the checkpoint's")
     add(
@@ -142,8 +148,10 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     add("--embedding", **file, action="append", default=[], help="textual inversion; repeatable")
     add(
         "--upscaler",
-        **file,
-        help="super-resolution model (ESRGAN and its like) to enlarge with before the redraw",
+        type=_upscaler,
+        metavar="FILE",
+        help="super-resolution model (ESRGAN and its like) to enlarge with; 'none' resamples, 'starter' is "
+        "the one that ships with this (default: starter before a redraw, else none)",
     )
     add("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     add(
@@ -174,6 +182,10 @@ def _model_file(text: str) -> Path:
     return Path(text)
 
 
+def _upscaler(text: str) -> Path | str:
+    return text if text in ("none", "starter") else _model_file(text)
+
+
 def _weighted_file(text: str) -> tuple[Path, float]:
     name, colon, weight = text.rpartition(":")
     try:
@@ -194,15 +206,27 @@ def read_request(arguments: argparse.Namespace) -> Request:
     if arguments.from_image:
         given = _recorded_settings(arguments.from_image, given) | given
     parameters = UpscaleParameters.from_mapping(given)
-    models = _model_files(arguments, parameters)
+    models = _model_files(arguments, parameters, starter_suits="model_type" not in values)
     if parameters.creativity > 0 and not models.checkpoint:
         raise UsageError("a base model is needed: give --checkpoint FILE, or --creativity 0 to resize only")
-    if parameters.creativity > 0 and parameters.shape_preservation > 0 and not models.controlnet:
+    if parameters.creativity > 0 and parameters.shape_preservation > 0 and not _has_controlnet(models):
         raise UsageError("a tile ControlNet is needed: give --controlnet FILE, or --shape-preservation 0")
+    limits = starter.Limits.read(models.checkpoint) if models.checkpoint else starter.Limits()
+    parameters, notes = limits.fit(parameters, given)
+    if parameters.creativity == 0:
+        models = ModelFiles(upscaler=models.upscaler)
+    chosen = [
+        name
+        for role, name in models.record().items()
+        if name in starter.NAMES and not getattr(arguments, role, None)
+    ]
+    if chosen:
+        notes.insert(0, f"note: no other was named, so this uses {' and '.join(chosen)}")
     return Request(
         parameters=parameters,
         given=frozenset(given),
         models=models,
+        notes=tuple(notes),
         **{f.name: getattr(arguments, f.name) for f in fields(Request) if f.name in arguments},
     )
 
@@ -219,9 +243,12 @@ def _recorded_settings(picture: Path, given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in replaced}
 
 
-def _model_files(arguments: argparse.Namespace, parameters: UpscaleParameters) -> ModelFiles:
+def _model_files(
+    arguments: argparse.Namespace, parameters: UpscaleParameters, *, starter_suits: bool
+) -> ModelFiles:
+    upscaler = _find_upscaler(arguments.upscaler, parameters)
     if parameters.creativity == 0:  # nothing is redrawn
-        return ModelFiles(upscaler=arguments.upscaler)
+        return ModelFiles(upscaler=upscaler)
     checkpoint, loras, embeddings = arguments.checkpoint, list(arguments.lora), list(arguments.embedding)
     if parameters.base_model_url:
         if checkpoint:
@@ -231,6 +258,9 @@ def _model_files(arguments: argparse.Namespace, parameters: UpscaleParameters) -
         loras.append((Path(parameters.additional_lora_url), parameters.additional_lora_scale))
     if parameters.additional_embedding_url:
         embeddings.append(Path(parameters.additional_embedding_url))
+    others = (arguments.vae, arguments.controlnet, arguments.detail_lora, *loras, *embeddings)
+    if not checkpoint and starter_suits and not any(others):  # those are made for another base model
+        checkpoint = starter.find_diffusion()
     return ModelFiles(
         checkpoint=checkpoint,
         vae=arguments.vae,
@@ -238,5 +268,20 @@ def _model_files(arguments: argparse.Namespace, parameters: UpscaleParameters) -
         loras=loras,
         detail_lora=arguments.detail_lora,
         embeddings=embeddings,
-        upscaler=arguments.upscaler,
+        upscaler=upscaler,
     )
+
+
+def _find_upscaler(asked: Path | str | None, parameters: UpscaleParameters) -> Path | None:
+    if isinstance(asked, Path):
+        return asked
+    found = starter.find_upscaler()
+    if asked == "starter" and found is None:
+        raise UsageError("--upscaler starter: the starter models are not installed; give a file, or none")
+    # Creativity 0 promises a plain resize.
+    return found if asked == "starter" or (asked is None and parameters.creativity > 0) else None
+
+
+def _has_controlnet(models: ModelFiles) -> bool:
+    inside = models.checkpoint is not None and (models.checkpoint / "controlnet").is_dir()
+    return models.controlnet is not None or inside

@@ -49,6 +49,8 @@ def run_jobs(jobs: list[Job], request: Request) -> int:
         if not all(job.is_done for job in jobs):
             if request.parameters.enable_safety_checks:
                 display.note(NOT_CHECKED)
+            for note in request.notes:
+                display.note(note)
             request, engine = load_engine(request)
         for job in jobs:
             display.start(job.source.name)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..pipelines.parameters import Parameter, UpscaleParameters
+from ..pipelines.starter import UPSCALER, name_model
 from . import host
 from .compat import advanced, io
 from .sockets import HostModels, Models
@@ -68,15 +69,27 @@ class CreativeUpscale(io.ComfyNode):
 
         model_type = models.models.model_type
         parameters = UpscaleParameters(**settings, model_type=model_type).with_preset()
+        # A widget that was not touched cannot be told from one that was set to its default.
+        given = {p.name for p in shown_parameters() if getattr(parameters, p.name) != p.default}
+        used = []
+        if upscale_model is None and models.upscaler is not None and parameters.creativity > 0:
+            upscale_model = models.upscaler
+            used.append(name_model(UPSCALER))
+        parameters, notes = models.limits.fit(parameters, given)
         logging.info("Creative Upscale: results are not safety checked; this version has no safety checker.")
-        runtime = Runtime(models.memory, host.HostProgress(models.memory.device, model_type))
+        colors = host.preview_colors(models.models.vae, models.memory)
+        progress = host.HostProgress(models.memory.device, model_type, colors)
+        runtime = Runtime(models.memory, progress)
         with host.visitors_dismissed(models.memory):
             result = upscale(
                 image.movedim(-1, 1), parameters, models.models, upscaler=upscale_model, runtime=runtime
             )
         picture = result.image.movedim(1, -1).to(host.picture_device())
         prompts = dict.fromkeys(result.prompts)
-        return io.NodeOutput(picture, result.seed, "\n".join(prompts))
+        used = [*used, *(name for role, name in result.models.items() if role != "loras")]
+        text = "\n".join([*notes, *([f"Made with {', '.join(used)}."] if used else [])])
+        host.show_text(text)
+        return io.NodeOutput(picture, result.seed, "\n".join(prompts), ui={"text": [text]})
 
 
 def _widget(parameter: Parameter) -> io.WidgetInput:

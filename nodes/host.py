@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import comfy.latent_formats
 import comfy.model_management as management
@@ -22,6 +23,8 @@ from ..pipelines.runtime import LocalMemory, Role
 
 NONE = "none"
 """The entry of a file list that stands for no file."""
+
+STABLE_DIFFUSION_CHANNELS = 4
 
 PREVIEW_SIDE = 128
 """Latents on the longer side of a preview picture, which ComfyUI shows at 512 px."""
@@ -178,10 +181,19 @@ class HostProgress:
     Raises ComfyUI's `InterruptProcessingException` when the user has asked to stop.
     """
 
-    def __init__(self, device: torch.device, model_type: str | None = None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        model_type: str | None = None,
+        colors: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         formats = {"SD_1_5": comfy.latent_formats.SD15, "SDXL": comfy.latent_formats.SDXL}
         # None unless the user has turned previews on, or where there are no latents to show.
-        self._previewer = latent_preview.get_previewer(device, formats[model_type]()) if model_type else None
+        self._previewer = None
+        if colors is not None:
+            self._previewer = latent_preview.get_previewer(device, _latents_shown_as(*colors))
+        elif model_type:
+            self._previewer = latent_preview.get_previewer(device, formats[model_type]())
         self._bar = comfy.utils.ProgressBar(1)
         self._stage = ""
 
@@ -203,6 +215,26 @@ def visitors_dismissed(memory: HostMemory) -> Iterator[None]:
         yield
     finally:
         memory.dismiss_visitors()
+
+
+def preview_colors(vae: Any, memory: HostMemory) -> tuple[Tensor, Tensor] | None:
+    """Factors and bias for `HostProgress` to show latents that are not Stable Diffusion's; None for those."""
+    from ..pipelines.autoencoding import LatentCodec  # noqa: PLC0415  diffusers takes seconds to import
+    from ..pipelines.previews import fit_colors  # noqa: PLC0415
+    from ..pipelines.runtime import Runtime  # noqa: PLC0415
+
+    if vae.config.latent_channels == STABLE_DIFFUSION_CHANNELS:
+        return None
+    return fit_colors(LatentCodec(vae, Runtime(memory)))
+
+
+def _latents_shown_as(factors: Tensor, bias: Tensor) -> comfy.latent_formats.LatentFormat:
+    """Latents that ComfyUI does not know, `[C,3]` and `[3]` as `fit_colors` finds them."""
+    shown = comfy.latent_formats.LatentFormat()
+    shown.latent_channels = len(factors)
+    shown.latent_rgb_factors = factors.tolist()
+    shown.latent_rgb_factors_bias = bias.tolist()
+    return shown
 
 
 def _shrink(latents: Tensor) -> Tensor:

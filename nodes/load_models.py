@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from weakref import WeakValueDictionary
 
 from ..pipelines.parameters import UpscaleParameters
+from ..pipelines.starter import BUILT_IN, DIFFUSION, Limits, find_diffusion, find_upscaler
 from . import host
 from .compat import advanced, io
 from .sockets import HostModels, Models
@@ -38,8 +40,9 @@ class LoadModels(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=host.file_names("checkpoints"),
-                    tooltip="Base model: an SD1.5 or SDXL checkpoint of the style the result should have.",
+                    options=_checkpoints(),
+                    tooltip="Base model: an SD1.5 or SDXL checkpoint of the style the result should have. "
+                    "The small starter model that ships with this pack needs nothing beside it.",
                 ),
                 _file_input(
                     "controlnet",
@@ -64,6 +67,16 @@ class LoadModels(io.ComfyNode):
                         tooltip="auto reads it from the checkpoint; else the other family is refused.",
                     )
                 ),
+                advanced(
+                    io.Combo.Input(
+                        "pre_upscaler",
+                        options=[BUILT_IN, host.NONE],
+                        default=BUILT_IN,
+                        optional=True,
+                        tooltip="Enlarges before a redraw where no upscale model is connected: the small "
+                        "network that ships with this pack, or none (plain resampling).",
+                    )
+                ),
             ],
             outputs=[Models.Output("models", display_name="models", tooltip="For Creative Upscale.")],
         )
@@ -71,9 +84,7 @@ class LoadModels(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **values: object) -> list[str]:
         """Changes when one of the files does, so that a replaced file is read again."""
-        return [
-            host.file_version(folder, str(values.get(name) or host.NONE)) for name, folder in FOLDERS.items()
-        ]
+        return [_version(folder, str(values.get(name) or host.NONE)) for name, folder in FOLDERS.items()]
 
     @classmethod
     def execute(
@@ -84,6 +95,7 @@ class LoadModels(io.ComfyNode):
         embedding: str = host.NONE,
         vae: str = host.NONE,
         model_type: str = AUTO,
+        pre_upscaler: str = BUILT_IN,
     ) -> io.NodeOutput:
         names = {
             "checkpoint": checkpoint,
@@ -92,11 +104,11 @@ class LoadModels(io.ComfyNode):
             "detail_lora": detail_lora,
             "embedding": embedding,
         }
-        versions = [host.file_version(FOLDERS[name], file) for name, file in names.items()]
-        key = (*versions, model_type)
+        versions = [_version(FOLDERS[name], file) for name, file in names.items()]
+        key = (*versions, model_type, pre_upscaler)
         loaded = _loaded.get(key)
         if loaded is None:
-            loaded = _loaded[key] = _load(names, model_type)
+            loaded = _loaded[key] = _load(names, model_type, pre_upscaler)
         return io.NodeOutput(loaded)
 
 
@@ -106,10 +118,26 @@ def _file_input(name: str, tooltip: str, *, rare: bool = False) -> io.Combo.Inpu
     return advanced(widget) if rare else widget
 
 
-def _load(names: dict[str, str], model_type: str) -> HostModels:
-    from ..pipelines.models import load_models  # noqa: PLC0415  diffusers takes seconds to import
+def _checkpoints() -> list[str]:
+    built_in = [BUILT_IN] if find_diffusion() else []
+    return [*built_in, *host.file_names("checkpoints")]
 
-    paths = {name: host.find_file(FOLDERS[name], file) for name, file in names.items() if file != host.NONE}
+
+def _find(folder: str, name: str) -> Path:
+    built_in = folder == "checkpoints" and name == BUILT_IN
+    return DIFFUSION if built_in else host.find_file(folder, name)
+
+
+def _version(folder: str, name: str) -> str:
+    return name if name == BUILT_IN else host.file_version(folder, name)
+
+
+def _load(names: dict[str, str], model_type: str, pre_upscaler: str) -> HostModels:
+    from ..pipelines.models import load_models  # noqa: PLC0415  diffusers takes seconds to import
+    from ..pipelines.pre_upscaling import load_upscaler  # noqa: PLC0415
+
+    paths = {name: _find(FOLDERS[name], file) for name, file in names.items() if file != host.NONE}
+    upscaler = find_upscaler() if pre_upscaler == BUILT_IN else None
     memory = host.HostMemory()
     models = load_models(
         paths["checkpoint"],
@@ -121,4 +149,9 @@ def _load(names: dict[str, str], model_type: str) -> HostModels:
         memory=memory,
     )
     memory.adopt(*models.networks)
-    return HostModels(models, memory)
+    return HostModels(
+        models,
+        memory,
+        limits=Limits.read(paths["checkpoint"]),
+        upscaler=load_upscaler(upscaler) if upscaler else None,
+    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from ..pipelines.starter import Limits
 from .compat import io
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ class HostModels:
 
     models: CreativeModels
     memory: HostMemory
+    limits: Limits = field(default_factory=Limits)
+    """What the models say about the settings that suit them."""
+    upscaler: Any = None
+    """The starter's pre-upscaler, for where no upscale model is connected."""
 
 
 @dataclass(frozen=True, eq=False)

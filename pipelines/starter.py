@@ -23,7 +23,8 @@ BUILT_IN = "starter (built in)"
 FOLDER = Path(__file__).parents[1] / "starter"
 UPSCALER = FOLDER / "sr" / "starter-sr-2x.safetensors"
 DIFFUSION = FOLDER / "diffusion"
-NAMES = {UPSCALER: "starter-sr (project-trained)", DIFFUSION: "starter-diffusion (project-trained)"}
+NAMES = ("starter-sr (project-trained)", "starter-diffusion (project-trained)")
+"""What a result's metadata call them."""
 
 LIMITS_FILE = "limits.json"
 
@@ -40,7 +41,10 @@ def find_diffusion() -> Path | None:
 
 def name_model(path: Path) -> str:
     """What to call a model in a result's metadata: the starter models by name, others by their file's."""
-    return NAMES.get(path, path.name)
+    for file, name in zip((UPSCALER, DIFFUSION), NAMES, strict=True):
+        if path.resolve() == file.resolve():
+            return name
+    return path.name
 
 
 @dataclass(frozen=True)

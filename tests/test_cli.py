@@ -18,6 +18,7 @@ from creative_upscaler.cli import exit_codes, main, upscaling
 from creative_upscaler.cli.arguments import build_parser
 from creative_upscaler.cli.metadata import read_record
 from creative_upscaler.cli.progress import Display
+from creative_upscaler.pipelines import starter
 from creative_upscaler.pipelines.errors import MemoryLimitError, ModelFileError, ParameterError
 from creative_upscaler.pipelines.parameters import UpscaleParameters
 from creative_upscaler.pipelines.resizing import resize
@@ -30,6 +31,13 @@ def save(path: Path, seed: int = 0, size: tuple[int, int] = (8, 12)) -> Path:
     path.parent.mkdir(exist_ok=True, parents=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)).save(path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _without_starter_models(monkeypatch):
+    """They would be used where these tests name no model."""
+    monkeypatch.setattr(starter, "UPSCALER", Path("none"))
+    monkeypatch.setattr(starter, "DIFFUSION", Path("none"))
 
 
 @pytest.fixture

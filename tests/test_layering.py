@@ -16,7 +16,7 @@ LAYERS = {"pipelines": {"pipelines"}, "cli": {"cli", "pipelines"}, "nodes": {"no
 
 LIGHT = {
     f"pipelines.{name}"
-    for name in ("parameters", "runtime", "errors", "caption_settings", "captioner_folders")
+    for name in ("parameters", "runtime", "errors", "caption_settings", "captioner_folders", "starter")
 }
 """Modules of the engine that import at most torch."""
 
