@@ -26,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "parameters":
             print(parameter_table())
             return OK
+        if arguments.command == "caption":
+            from .captioning import run_captions  # noqa: PLC0415
+
+            return run_captions(arguments)
         request = read_request(arguments)
         jobs = plan_jobs(request)
         from .upscaling import run_jobs  # noqa: PLC0415
