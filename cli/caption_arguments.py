@@ -16,8 +16,8 @@ def add_caption_command(commands: Any, add_setting: Callable[[Any, Parameter], N
     parser = commands.add_parser(
         "caption",
         help="say in words what pictures show",
-        description="Say in words what pictures show, as prompts for `upscale`. With one picture, its caption "
-        "is all that is printed.",
+        description="Say in words what pictures show, as prompts for `upscale`. With one picture, its "
+        "caption is all that is printed.",
         allow_abbrev=False,
     )
     add = parser.add_argument
