@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ..pipelines.errors import ModelFileError, UpscalerError
+from ..pipelines.errors import DownloadError, ModelFileError, UpscalerError
 from .arguments import UsageError, build_parser, read_request
 from .exit_codes import INTERRUPTED, MODEL_FILE_ERROR, OK, USAGE_ERROR
 from .jobs import plan_jobs
+from .models import run_models
 from .table import parameter_table
 
 
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "parameters":
             print(parameter_table())
             return OK
+        if arguments.command == "models":
+            return run_models(arguments)
         if arguments.command == "caption":
             from .captioning import run_captions  # noqa: PLC0415
 
@@ -37,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_jobs(jobs, request)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
-    except ModelFileError as error:
+    except (ModelFileError, DownloadError) as error:
         return _fail(error, MODEL_FILE_ERROR)
     except (UsageError, UpscalerError) as error:
         return _fail(error, USAGE_ERROR)

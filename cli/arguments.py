@@ -12,6 +12,7 @@ from ..pipelines.parameters import PRESETS, Parameter, UpscaleParameters
 from .caption_arguments import add_caption_command
 from .exit_codes import MEANINGS
 from .metadata import FORMATS, read_record
+from .models import add_models_command
 from .table import default_text
 
 SIZE_SETTINGS = {"scale", "width", "height"}
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     for parameter in UpscaleParameters.declared():
         _add_setting(settings, parameter)
     add_caption_command(commands, _add_setting)
+    add_models_command(commands)
     commands.add_parser("parameters", help="print all settings as a Markdown table", allow_abbrev=False)
     return parser
 

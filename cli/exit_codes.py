@@ -12,6 +12,6 @@ MEANINGS = {
     OK: "every picture is done, or was already (--resume)",
     SOME_FAILED: "some pictures failed; the others are done",
     USAGE_ERROR: "a flag, a setting or a path is wrong",
-    MODEL_FILE_ERROR: "a model file is missing, damaged, unsafe or of another kind",
+    MODEL_FILE_ERROR: "a model file is missing, damaged, unsafe, of another kind or not to be had",
     INTERRUPTED: "stopped by Ctrl-C; finished pictures are kept",
 }
