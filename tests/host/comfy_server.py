@@ -54,12 +54,19 @@ class Server:
 
 
 @contextmanager
-def running(host: Path, folder: Path, models: Path) -> Iterator[Server]:
-    """A server of `host` on the CPU, with previews on. Raises `RuntimeError` with its log if it fails."""
+def running(host: Path, folder: Path, models: Path, starter: Path | None = None) -> Iterator[Server]:
+    """A server of `host` on the CPU, with previews on. Raises `RuntimeError` with its log if it fails.
+
+    `starter` takes the place of the pack's folder of that name.
+    """
     for name in ("input", "output", "temp", "user", "custom_nodes"):
         (folder / name).mkdir()
     (folder / "models").symlink_to(models)
-    (folder / "custom_nodes" / PACK).symlink_to(ROOT)
+    (folder / "custom_nodes" / PACK).mkdir()
+    for part in ROOT.iterdir():
+        if part.name not in (".git", "starter"):
+            (folder / "custom_nodes" / PACK / part.name).symlink_to(part)
+    (folder / "custom_nodes" / PACK / "starter").symlink_to(starter or ROOT / "starter")
     port, log = free_port(), folder / "log.txt"
     # fmt: off
     command = [

@@ -11,6 +11,7 @@ from PIL import Image
 from skimage import data
 
 import tiny_checkpoints
+from tiny_starter import write_starter_diffusion, write_starter_sr
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -41,9 +42,20 @@ def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(host: Path, models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def starter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny random models in place of the starter models."""
+    starter = tmp_path_factory.mktemp("starter")
+    write_starter_diffusion(starter / "diffusion", limits={"creativity": 0.3, "settings": {"detail": 0.5}})
+    write_starter_sr(starter / "sr" / "starter-sr-2x.safetensors")
+    return starter
+
+
+@pytest.fixture(scope="session")
+def server(
+    host: Path, models_folder: Path, starter_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """A running server with a real photograph, odd in both sides, as its input `example.png`."""
-    with running(host, tmp_path_factory.mktemp(host.name), models_folder) as server:
+    with running(host, tmp_path_factory.mktemp(host.name), models_folder, starter_folder) as server:
         face = Image.fromarray(data.astronaut()).crop((120, 0, 350, 200))
         face.resize((77, 67), Image.Resampling.LANCZOS).save(server.folder / "input" / "example.png")
         yield server
