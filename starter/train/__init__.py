@@ -1,0 +1,1 @@
+"""Training of the starter models, from a folder of photographs to the files that ship with the pack."""

@@ -1,0 +1,172 @@
+"""Stage `diffusion`: UNet, tile ControlNet and text encoder, trained together from nothing.
+
+The ControlNet sees the picture that is to be redrawn: what was made small and harmed, enlarged again, often
+by the super-resolution starter as in use. v-prediction on a schedule that ends in pure noise (Lin et al. 2023),
+so that a first step from noise gives a whole picture.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from .degradation import degrade
+from .latents import encode, read_transform
+from .loop import Plan, train
+from .photographs import Photographs
+from .tags import DEGRADED_SHARE, describe, make_tokenizer, spoil, write_prompt
+
+SCALES = (1, 1.5, 2, 2, 2, 4)
+"""Enlargements trained for."""
+FROM_NOISE = 0.12
+"""Share of training at the last timestep, for a sharp first step from noise."""
+REDRAWN = 0.3
+"""Share of training that starts, as in use, from the picture to be redrawn, or between it and the target."""
+
+
+class Networks(nn.Module):
+    """What is trained together; the text encoder is part of it."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.unet = UNet2DConditionModel(
+            sample_size=64,
+            in_channels=16,
+            out_channels=16,
+            down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+            mid_block_type="UNetMidBlock2DCrossAttn",
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+            block_out_channels=(48, 96, 160),
+            layers_per_block=1,
+            cross_attention_dim=64,
+            attention_head_dim=4,
+            norm_num_groups=16,
+            # Without self-attention any size costs the same per pixel and looks the same.
+            only_cross_attention=True,
+        )
+        self.controlnet = ControlNetModel.from_unet(
+            self.unet, conditioning_embedding_out_channels=(16, 32, 48)
+        )
+        for convolution in (*self.controlnet.controlnet_down_blocks, self.controlnet.controlnet_mid_block):
+            nn.init.normal_(convolution.weight, std=0.03)  # zero is for a UNet that is already trained
+        nn.init.normal_(self.controlnet.controlnet_cond_embedding.conv_out.weight, std=0.03)
+        self.text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=tokenizer.model_max_length,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+
+    def forward(
+        self, latents: Tensor, timesteps: Tensor, tokens: Tensor, hint: Tensor, weight: Tensor
+    ) -> Tensor:
+        """The velocity `[B,16,h,w]`; `weight` `[B,1,1,1]` is the ControlNet's, 0 for none."""
+        states = self.text_encoder(tokens).last_hidden_state
+        down, middle = self.controlnet(latents, timesteps, states, hint, return_dict=False)
+        return self.unet(
+            latents,
+            timesteps,
+            states,
+            down_block_additional_residuals=[residual * weight for residual in down],
+            mid_block_additional_residual=middle * weight,
+            return_dict=False,
+        )[0]
+
+
+def make_scheduler() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+
+
+def train_diffusion(
+    photographs: Photographs,
+    networks: Networks,
+    vae: AutoencoderKL,
+    enlarger: nn.Module | None,
+    plan: Plan,
+    folder: Path,
+    *,
+    batch: int,
+    crop: int,
+) -> Networks:
+    """Train on crops of `crop` pixels; `enlarger` is the 2x super-resolution starter, for some hints."""
+    device, tokenizer = photographs.device, make_tokenizer()
+    networks.to(device, memory_format=torch.channels_last)
+    transform, offset = (part.to(device) for part in read_transform(vae))
+    signal = make_scheduler().alphas_cumprod.to(device)
+    forward = torch.compile(networks) if plan.compiled else networks
+    if enlarger is not None:
+        enlarger = enlarger.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        photographed = photographs.crops(batch, crop, generator)
+        scale = SCALES[int(torch.randint(len(SCALES), (), generator=generator))]
+        small = degrade(photographed, scale, generator).image
+        by_network = enlarger is not None and scale == 2 and torch.rand((), generator=generator) < 0.7
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            hint = _enlarge(small, crop, enlarger if by_network else None).float().clamp(0, 1)
+        target, tags = photographed.clone(), describe(photographed)
+        for n in (torch.rand(batch, generator=generator) < DEGRADED_SHARE).nonzero()[:, 0].tolist():
+            target[n], tags[n] = spoil(photographed[n], generator)
+        prompts = [write_prompt(words, generator) for words in tags]
+        tokens = tokenizer(
+            prompts, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
+        ).input_ids.to(device)
+
+        latents = encode(target, transform, offset)
+        redrawn = (torch.rand(batch, generator=generator) < REDRAWN).float()
+        way = (redrawn * torch.rand(batch, generator=generator).sqrt()).to(device)[:, None, None, None]
+        start = latents + way * (encode(hint, transform, offset) - latents)
+        last = len(signal) - 1
+        timesteps = (torch.rand(batch, generator=generator) ** 1.3 * last).long()
+        timesteps[torch.rand(batch, generator=generator) < FROM_NOISE] = last
+        timesteps = timesteps.to(device)
+        share = signal[timesteps][:, None, None, None]
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        noisy = share.sqrt() * start + (1 - share).sqrt() * noise
+        # The velocity that leads from here to the target; where the start is the target, the usual one.
+        velocity = (share.sqrt() * noisy - latents) / (1 - share).sqrt().clamp(min=1e-3)
+        # Elsewhere it grows as noise vanishes: there the error of the picture is what counts.
+        weight = torch.where(way > 0, 1 - share, torch.ones_like(share))
+        controlled = (torch.rand(batch, 1, 1, 1, generator=generator) > 0.05).float().to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            made = forward(
+                noisy.contiguous(memory_format=torch.channels_last), timesteps, tokens, hint, controlled
+            )
+        return {"velocity": (weight * (made.float() - velocity).square()).mean()}
+
+    return train(networks, loss, plan, folder)
+
+
+def _enlarge(small: Tensor, crop: int, enlarger: nn.Module | None) -> Tensor:
+    if enlarger is not None:
+        return enlarger(small.contiguous(memory_format=torch.channels_last))
+    return F.interpolate(small, (crop, crop), mode="bicubic", antialias=True)
+
+
+def save(networks: Networks, folder: Path) -> None:
+    """Write the averaged networks, the tokenizer and the schedule as a diffusers folder without its VAE."""
+    for name in ("unet", "controlnet", "text_encoder"):
+        getattr(networks, name).cpu().save_pretrained(folder / name)
+    make_tokenizer().save_pretrained(folder / "tokenizer")
+    make_scheduler().save_pretrained(folder / "scheduler")
