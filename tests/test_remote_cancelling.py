@@ -20,7 +20,7 @@ from remote_calls import photo, pictures, remote, upscale
 def interrupted(
     folder: Path, when: Callable[[], bool], *, count: int = 1, notes: list[str] | None = None, **changes: Any
 ) -> float:
-    """Start a run, cancel it as soon as `when` holds, and wait for its end; returns the moment of the cancel."""
+    """Start a run, cancel it as soon as `when` holds, wait for its end; returns the moment of the cancel."""
 
     async def run() -> float:
         heard = [] if notes is None else notes

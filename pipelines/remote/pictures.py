@@ -48,6 +48,8 @@ def decode(data: bytes, *, expected: tuple[int, int] | None, request_id: str) ->
                     )
                 has_alpha = file.mode in ("RGBA", "LA", "PA") or "transparency" in file.info
                 pixels = np.array(file.convert("RGBA" if has_alpha else "RGB"))
+    except ResultError:
+        raise
     except Image.DecompressionBombError:
         raise ResultError("the result has too many pixels to be read", request_id) from None
     except UnidentifiedImageError:

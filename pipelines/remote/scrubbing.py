@@ -21,12 +21,16 @@ class Scrubber:
     """Removes known keys, and whatever looks like one, from texts."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        forms: set[str] = set()
+        self._secrets: list[str] = []
         for secret in secrets:
-            # fal's keys are `id:secret`; the secret alone must not be seen either.
-            for part in {secret, *secret.split(":")}:
-                if len(part) >= 6:
-                    forms |= {part, quote(part, safe=""), base64.b64encode(part.encode()).decode()}
+            self.add(secret)
+
+    def add(self, secret: str) -> None:
+        """Remove this one too from now on, and each half of an `id:secret`."""
+        forms = set(self._secrets)
+        for part in {secret, *secret.split(":")}:
+            if len(part) >= 6:
+                forms |= {part, quote(part, safe=""), base64.b64encode(part.encode()).decode()}
         self._secrets = sorted(forms, key=len, reverse=True)
 
     def __call__(self, text: object, limit: int = 2000) -> str:

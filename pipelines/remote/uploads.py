@@ -73,6 +73,7 @@ class Uploader:
         token, name = content.get("token"), content.get("token_type")
         if not isinstance(token, str) or not isinstance(name, str) or not (name + token).isprintable():
             raise RemoteError("the service's upload token cannot be understood")
+        self.transport.scrub.add(token)
         base = str(content.get("base_url") or server.cdn_url).rstrip("/")
         if origin(base) != origin(server.cdn_url) and not _is_fal_media(base):
             raise RemoteError(f"refused to upload to {self.transport.scrub(origin(base))}")
