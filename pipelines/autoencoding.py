@@ -69,15 +69,17 @@ class LatentCodec:
             self._encoder, image, torch.empty(len(image), self.vae.config.latent_channels, *size)
         )
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, *, clip: bool = True) -> Tensor:
         """The images of scaled latents: the inverse of `encode`.
 
-        `latents`: `[B,C,h,w]`. Returns `[B,3,h*scale_factor,w*scale_factor]` in 0..1, float32 on the CPU.
+        `latents`: `[B,C,h,w]`. Returns `[B,3,h*scale_factor,w*scale_factor]`, float32 on the CPU, in 0..1,
+        or, without `clip`, as the network gives them, some values beyond that.
         Raises MemoryLimitError, and UpscalerError where the result is not finite.
         """
         height, width = (side * self.scale_factor for side in latents.shape[-2:])
         image = torch.empty(len(latents), self.vae.config.out_channels, height, width)
-        return self._convert(self._decoder, latents, image).clamp_(0, 1)
+        image = self._convert(self._decoder, latents, image)
+        return image.clamp_(0, 1) if clip else image
 
     def _encoder_levels(self) -> list[Level]:
         encoder, widths = self.vae.encoder, self.vae.config.block_out_channels

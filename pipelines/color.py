@@ -25,10 +25,11 @@ RGB_TO_XYZ = (
 WHITE = (0.95047, 1.0, 1.08883)
 
 
-def fix_color(image: Tensor, source: Tensor, method: str) -> Tensor:
+def fix_color(image: Tensor, source: Tensor, method: str, *, clip: bool = True) -> Tensor:
     """Move the colours of `image` to those of `source`; both float32 `[B,3,H,W]` in 0..1 of the same size.
 
-    `image` is overwritten and returned, clipped to 0..1; beyond that, memory for some rows is used.
+    `image` is overwritten and returned, clipped to 0..1 unless `clip` is off ("lab" always is); beyond that,
+    memory for some rows is used.
 
     - "wavelet": low frequencies (five levels of the a trous wavelet, blurs up to 31 px away) of `source` and
       high ones of `image` (StableSR, Wang et al. 2023, section 3.3)
@@ -49,7 +50,7 @@ def fix_color(image: Tensor, source: Tensor, method: str) -> Tensor:
             _match_statistics(picture, source_picture)
         elif method == "lab":
             _match_lab(picture, source_picture)
-    return image
+    return image.clamp_(0, 1) if clip and method != "none" else image
 
 
 def _take_low_band(image: Tensor, source: Tensor) -> None:
@@ -64,7 +65,7 @@ def _take_low_band(image: Tensor, source: Tensor) -> None:
         # A strip is written only after the next one has read the rows the two share.
         if finished:
             image[:, finished[0]] = finished[1]
-        finished = rows, corrected.clamp_(0, 1)
+        finished = rows, corrected
     if finished:
         image[:, finished[0]] = finished[1]
 
@@ -97,7 +98,7 @@ def _match_statistics(image: Tensor, source: Tensor) -> None:
     variance, mean = torch.var_mean(image, dim=(1, 2), correction=correction, keepdim=True)
     source_variance, source_mean = torch.var_mean(source, dim=(1, 2), correction=correction, keepdim=True)
     gain = ((source_variance + VARIANCE_FLOOR) / (variance + VARIANCE_FLOOR)).sqrt()
-    image.sub_(mean).mul_(gain).add_(source_mean).clamp_(0, 1)
+    image.sub_(mean).mul_(gain).add_(source_mean)
 
 
 def _match_lab(image: Tensor, source: Tensor) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import PictureError, SizeLimitError
-from .parameters import UpscaleParameters
 
 Size = tuple[int, int]
 """Height and width in pixels, in this order, as in a tensor's shape."""
@@ -24,6 +24,19 @@ LANCZOS_RADIUS = 3
 STRIP_ROWS = 128
 """Rows of the result made at a time, which bounds the memory of a resize."""
 BLOCK_COLUMNS = 64
+
+
+class Sizing(Protocol):
+    """Settings that say how large a result is, such as `UpscaleParameters`."""
+
+    @property
+    def scale(self) -> float: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def override_size_limits(self) -> bool: ...
 
 
 def check_image(image: Tensor) -> Tensor:
@@ -54,7 +67,7 @@ def check_image(image: Tensor) -> Tensor:
     return image.repeat(1, 3, 1, 1) if image.shape[1] == 1 else image
 
 
-def target_size(height: int, width: int, parameters: UpscaleParameters) -> Size:
+def target_size(height: int, width: int, parameters: Sizing) -> Size:
     """Height and width of the result for a source of `height` x `width` pixels.
 
     `parameters.width` and `height` are exact; if one of them is 0 it follows from the other in proportion;

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +18,14 @@ from torch import Tensor
 from .denoisers import Denoiser, Job
 from .errors import MemoryLimitError
 from .runtime import Runtime
-from .tiling import Grid
+from .tiling import Arrangement
+
+
+class Plan(Protocol):
+    """Where the tiles of every step lie, such as `tiling.Grid`."""
+
+    def at_step(self, step: int) -> Arrangement:
+        """The arrangement of step 0, 1, ..."""
 
 
 @dataclass(kw_only=True)
@@ -29,7 +37,7 @@ class TiledDenoiser:
     """
 
     denoiser: Denoiser
-    grid: Grid
+    grid: Plan
     steps: int
     """Network evaluations to come for every tile, for the progress."""
     batch: int
@@ -37,6 +45,8 @@ class TiledDenoiser:
     runtime: Runtime
     fixed_batch: bool = False
     """Fill the last batch up, so that compiled networks see one shape."""
+    stage: str = "redraw"
+    """What the progress calls it."""
     evaluations: int = field(default=0, init=False)
     """Tiles evaluated so far."""
     _estimate: Tensor | None = field(default=None, init=False, repr=False)
@@ -56,7 +66,7 @@ class TiledDenoiser:
         done = 0
         while done < len(weighted):
             total = self.steps * len(weighted)
-            self.runtime.progress("redraw", index * len(weighted) + done, total, self._estimate)
+            self.runtime.progress(self.stage, index * len(weighted) + done, total, self._estimate)
             # Spread evenly: 9 tiles at most 4 at a time are 3 + 3 + 3.
             remaining = len(weighted) - done
             size = math.ceil(remaining / math.ceil(remaining / self.batch))
