@@ -108,6 +108,22 @@ def load_controlnet_network(
     return _load(part, "ControlNet", partial(_rename_controlnet, template), make, dtype)
 
 
+def load_latent_hint_controlnet(part: Part, template: Config, dtype: torch.dtype) -> ControlNetModel:
+    """A ControlNet whose hint is latents, through one convolution in place of the hint encoder (CCSR).
+
+    From CCSR v1's ldm names, where that convolution is the half of the first one that sees channels 4 to 7,
+    or from CCSR v2's, diffusers' and `condition_conv_in`.
+    """
+
+    def make(shapes: Tensors) -> ControlNetModel:
+        controlnet = ControlNetModel.from_config(part.config or unet_config(template, shapes))
+        channels = controlnet.config.in_channels, controlnet.config.block_out_channels[0]
+        controlnet.controlnet_cond_embedding = nn.Conv2d(*channels, kernel_size=3, padding=1)
+        return controlnet
+
+    return _load(part, "ControlNet", partial(_rename_latent_hint_controlnet, template), make, dtype)
+
+
 def load_text_encoder(
     part: Part, template: Config, dtype: torch.dtype, *, projection: bool = False
 ) -> CLIPTextModel | CLIPTextModelWithProjection:
@@ -172,7 +188,7 @@ def _renamed(part: Part, role: str, rename: Callable[[Tensors], Tensors], tensor
     renamed = {name: tensor for name, tensor in rename(dict(tensors)).items() if tensor is not None}
     kept = {id(tensor) for tensor in renamed.values()}
     # These are cut or turned on the way, so that they are not the same objects.
-    changed = re.compile(r"attn_1|attn\.in_proj_|text_projection")
+    changed = re.compile(r"attn_1|attn\.in_proj_|text_projection|^input_blocks\.0\.0\.weight$")
     unknown = [key for key, tensor in tensors.items() if id(tensor) not in kept and not changed.search(key)]
     if unknown:
         raise ModelFileError(
@@ -238,6 +254,18 @@ def _rename_controlnet(config: Config, tensors: Tensors) -> Tensors:
         ("label_emb.0.2.", "add_embedding.linear_2."),
     ):
         renamed |= {key.replace(ldm, ours): tensor for key, tensor in tensors.items() if key.startswith(ldm)}
+    return renamed
+
+
+def _rename_latent_hint_controlnet(config: Config, tensors: Tensors) -> Tensors:
+    hint = "controlnet_cond_embedding."
+    if "conv_in.weight" in tensors:
+        return {key.replace("condition_conv_in.", hint): tensor for key, tensor in tensors.items()}
+    renamed = convert_controlnet_checkpoint(tensors, config)
+    joined, bias = renamed["conv_in.weight"], renamed["conv_in.bias"]
+    renamed["conv_in.weight"], renamed[hint + "weight"] = joined.chunk(2, dim=1)
+    # The sum of the two convolutions has one bias.
+    renamed[hint + "bias"] = torch.zeros_like(bias)
     return renamed
 
 

@@ -1,0 +1,247 @@
+"""What can be asked of CCSR, declared once in the style of `parameters`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from ..errors import ParameterError
+from ..parameters import MAX_SEED, Parameter
+
+TILINGS = ("gaussian", "uniform", "untiled")
+COLOR_FIXES = ("adain", "wavelet", "none")
+
+PROMPT = "clean, high-resolution, 8k"
+NEGATIVE_PROMPT = "blurry, dotted, noise, raster lines, unclear, lowres, over-smoothed"
+"""What the program of version 2 adds to every picture; the networks were trained without captions."""
+
+_V1 = {"t_max": 0.6667, "t_min": 0.3333, "guidance_scale": 1.0, "prompt": "", "negative_prompt": ""}
+_V2 = {"t_max": 0.6667, "prompt": PROMPT, "negative_prompt": NEGATIVE_PROMPT}
+
+QUALITIES: dict[str, tuple[str, dict[str, Any]]] = {
+    # Evaluations of the network: 16, 6, 1, 2.
+    "v1 balanced": ("v1", {**_V1, "steps": 45}),
+    "v1 fast": ("v1", {**_V1, "steps": 15}),
+    "v2 one-step": ("v2", {**_V2, "steps": 1, "t_min": 0.0, "guidance_scale": 1.0}),
+    "v2 two-step": ("v2", {**_V2, "steps": 6, "t_min": 0.5, "guidance_scale": 4.5}),
+}
+"""The official programs' settings, and the version they are for."""
+
+DEFAULT_QUALITY = {"v1": "v1 balanced", "v2": "v2 one-step"}
+
+TILE_MULTIPLE = 64
+"""Sides of a tile in pixels are multiples of this: the VAE and the UNet divide by 8 each."""
+
+
+def _declare(default: Any, help: str, **details: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, **details})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CcsrSettings:
+    """The settings of one CCSR upscale; every value is checked on construction.
+
+    Raises `ParameterError` naming the field and its range for a value out of range or of the wrong type, and
+    for values that exclude each other.
+    """
+
+    scale: float = _declare(
+        4.0,
+        "How many times wider and taller the result is. The networks were trained at 4.",
+        minimum=1,
+        maximum=8,
+        step=0.05,
+        unit="times",
+    )
+    quality: str = _declare(
+        "auto",
+        "Settings of the official programs, which must fit the loaded version. auto is v1 balanced or v2 "
+        "one-step; custom uses steps, t_max, t_min, guidance_scale and the prompts as they stand.",
+        choices=("auto", *QUALITIES, "custom"),
+    )
+    seed: int | None = _declare(
+        None,
+        "The same seed, picture and settings give the same result. Left out, one is drawn.",
+        minimum=0,
+        maximum=MAX_SEED,
+        step=1,
+    )
+    color_fix: str = _declare(
+        "adain",
+        "Take the colours of the source: its mean and contrast (adain), its low frequencies (wavelet), or "
+        "not at all (none).",
+        choices=COLOR_FIXES,
+    )
+    width: int = _declare(
+        0,
+        "Exact width of the result; 0 follows from scale or height.",
+        minimum=0,
+        maximum=65536,
+        step=1,
+        unit="px",
+        advanced=True,
+    )
+    height: int = _declare(
+        0,
+        "Exact height of the result; 0 follows from scale or width.",
+        minimum=0,
+        maximum=65536,
+        step=1,
+        unit="px",
+        advanced=True,
+    )
+    steps: int = _declare(
+        45,
+        "Steps of the full chain, of which the part between t_max and t_min is run, after one at full noise.",
+        minimum=1,
+        maximum=500,
+        step=1,
+        unit="steps",
+        advanced=True,
+    )
+    t_max: float = _declare(
+        0.6667,
+        "Where in the chain the picture's structure, found at full noise, is taken up again.",
+        minimum=0,
+        maximum=1,
+        step=0.0001,
+        advanced=True,
+    )
+    t_min: float = _declare(
+        0.3333,
+        "Where the chain is left for the VAE's decoder to finish. Lower is slower and adds more texture.",
+        minimum=0,
+        maximum=1,
+        step=0.0001,
+        advanced=True,
+    )
+    guidance_scale: float = _declare(
+        1.0,
+        "How strongly the prompts steer (version 2 only). 1 is none and halves the work.",
+        minimum=1,
+        maximum=20,
+        step=0.1,
+        advanced=True,
+    )
+    prompt: str = _declare(
+        "",
+        "Of custom quality and version 2 only. The networks were trained without captions.",
+        multiline=True,
+        advanced=True,
+    )
+    negative_prompt: str = _declare(
+        "",
+        "What guidance leads away from; of custom quality and version 2 only.",
+        multiline=True,
+        advanced=True,
+    )
+    tiling: str = _declare(
+        "gaussian",
+        "How the network sees a large picture: in overlapping tiles weighted towards their middle (gaussian) "
+        "or evenly (uniform), or whole (untiled), for which memory seldom suffices.",
+        choices=TILINGS,
+        advanced=True,
+    )
+    tile_size: int = _declare(
+        512,
+        "Side of the tiles, a multiple of 64. The networks were trained at 512.",
+        minimum=64,
+        maximum=4096,
+        step=64,
+        unit="px",
+        advanced=True,
+    )
+    tile_stride: int = _declare(
+        256,
+        "From one tile to the next, a multiple of 8. Half a tile is the official programs'; more is faster.",
+        minimum=8,
+        maximum=4096,
+        step=8,
+        unit="px",
+        advanced=True,
+    )
+    tile_batch: int = _declare(
+        0,
+        "Tiles evaluated at once; 0 follows from free memory. Changes speed, not the picture.",
+        minimum=0,
+        maximum=256,
+        step=1,
+        advanced=True,
+    )
+    official: bool = _declare(
+        False,
+        "Repeat oddities of the official programs, for comparisons; see the documentation.",
+        advanced=True,
+    )
+    override_size_limits: bool = _declare(
+        False, "Allow results above 16 megapixels, which can take very long.", advanced=True
+    )
+
+    def __post_init__(self) -> None:
+        for parameter in self.declared():
+            object.__setattr__(self, parameter.name, parameter.check(getattr(self, parameter.name)))
+        if self.tile_size % TILE_MULTIPLE:
+            raise ParameterError(
+                "tile_size", f"{self.tile_size} px is no multiple of {TILE_MULTIPLE}; the network needs one"
+            )
+        if self.tile_stride % 8 or self.tile_stride > self.tile_size:
+            raise ParameterError(
+                "tile_stride",
+                f"{self.tile_stride} px must be a multiple of 8 and at most tile_size ({self.tile_size} px)",
+            )
+        if self.t_min >= self.t_max:
+            raise ParameterError(
+                "t_min", f"{self.t_min:g} must be below t_max ({self.t_max:g}); lower it or raise t_max"
+            )
+
+    @classmethod
+    def declared(cls) -> tuple[Parameter, ...]:
+        """All settings in the order in which an interface should show them."""
+        return _DECLARED
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> CcsrSettings:
+        """Build from named values. Raises `ParameterError` for a name that is not declared."""
+        names = [parameter.name for parameter in cls.declared()]
+        for name in values:
+            if name not in names:
+                raise ParameterError(name, "is not a known setting; known are " + ", ".join(names))
+        return cls(**values)
+
+    def resolved(self, version: str) -> CcsrSettings:
+        """These settings with those of `quality` in their place, for models of `version` "v1" or "v2".
+
+        Raises `ParameterError` for the quality of another version.
+        """
+        quality = DEFAULT_QUALITY[version] if self.quality == "auto" else self.quality
+        if quality == "custom":
+            return self
+        made_for, values = QUALITIES[quality]
+        if made_for != version:
+            fitting = ", ".join(name for name, (other, _) in QUALITIES.items() if other == version)
+            raise ParameterError(
+                "quality", f"{quality} is for CCSR {made_for}, and {version} is loaded; use auto, {fitting}"
+            )
+        return dataclasses.replace(self, quality="custom", **values)
+
+
+def _declared_settings() -> tuple[Parameter, ...]:
+    hints = get_type_hints(CcsrSettings)
+    declared = []
+    for field in dataclasses.fields(CcsrSettings):
+        members = getattr(hints[field.name], "__args__", (hints[field.name],))
+        declared.append(
+            Parameter(
+                name=field.name,
+                type=members[0],
+                default=field.default,
+                optional=type(None) in members,
+                **field.metadata,
+            )
+        )
+    return tuple(declared)
+
+
+_DECLARED = _declared_settings()
