@@ -54,6 +54,20 @@ def register_folder(category: str) -> None:
     folder_paths.add_model_folder_path(category, str(Path(folder_paths.models_dir) / category))
 
 
+def models_folders(category: str) -> list[Path]:
+    """Where ComfyUI looks for one kind of models."""
+    if category not in folder_paths.folder_names_and_paths:
+        return [Path(folder_paths.models_dir) / category]
+    return [Path(folder) for folder in folder_paths.get_folder_paths(category)]
+
+
+def models_folder(category: str) -> Path:
+    """Where a new model of this kind belongs: in ComfyUI's own models folder, if that is looked in."""
+    own = Path(folder_paths.models_dir) / category
+    folders = models_folders(category)
+    return own if own in folders else folders[0]
+
+
 def model_folders(*categories: str, files: bool = False) -> list[str]:
     """The folders that hold a model each, as `category/name`; with `files` single files of weights too."""
     found = [f"{category}/{name}" for category in categories for name in _entries(category, files)]

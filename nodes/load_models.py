@@ -9,6 +9,7 @@ from ..pipelines.parameters import UpscaleParameters
 from ..pipelines.starter import BUILT_IN, DIFFUSION, Limits, find_diffusion, find_upscaler
 from . import host
 from .compat import advanced, io
+from .missing_models import download_switch, find_or_get, offered, version
 from .sockets import HostModels, Models
 
 AUTO = "auto"
@@ -77,6 +78,7 @@ class LoadModels(io.ComfyNode):
                         "network that ships with this pack, or none (plain resampling).",
                     )
                 ),
+                download_switch(),
             ],
             outputs=[Models.Output("models", display_name="models", tooltip="For Creative Upscale.")],
         )
@@ -96,6 +98,7 @@ class LoadModels(io.ComfyNode):
         vae: str = host.NONE,
         model_type: str = AUTO,
         pre_upscaler: str = BUILT_IN,
+        download_missing: bool = False,
     ) -> io.NodeOutput:
         names = {
             "checkpoint": checkpoint,
@@ -104,6 +107,9 @@ class LoadModels(io.ComfyNode):
             "detail_lora": detail_lora,
             "embedding": embedding,
         }
+        for name, file in names.items():
+            if file not in (host.NONE, BUILT_IN):
+                find_or_get(FOLDERS[name], file, download_missing=download_missing)
         versions = [_version(FOLDERS[name], file) for name, file in names.items()]
         key = (*versions, model_type, pre_upscaler)
         loaded = _loaded.get(key)
@@ -113,14 +119,14 @@ class LoadModels(io.ComfyNode):
 
 
 def _file_input(name: str, tooltip: str, *, rare: bool = False) -> io.Combo.Input:
-    options = [host.NONE, *host.file_names(FOLDERS[name])]
+    options = [host.NONE, *offered(FOLDERS[name])]
     widget = io.Combo.Input(name, options=options, default=host.NONE, optional=rare, tooltip=tooltip)
     return advanced(widget) if rare else widget
 
 
 def _checkpoints() -> list[str]:
     built_in = [BUILT_IN] if find_diffusion() else []
-    return [*built_in, *host.file_names("checkpoints")]
+    return [*built_in, *offered("checkpoints")]
 
 
 def _find(folder: str, name: str) -> Path:
@@ -129,7 +135,7 @@ def _find(folder: str, name: str) -> Path:
 
 
 def _version(folder: str, name: str) -> str:
-    return name if name == BUILT_IN else host.file_version(folder, name)
+    return name if name == BUILT_IN else version(folder, name)
 
 
 def _load(names: dict[str, str], model_type: str, pre_upscaler: str) -> HostModels:

@@ -1,0 +1,36 @@
+"""Models that are not there: told with the way to get them, downloaded only when the user asks."""
+
+from __future__ import annotations
+
+from comfy_server import Server
+from test_loading import describe
+from workflows import MODELS, changed, quick
+
+MISSING = "control_v11f1e_sd15_tile_fp16.safetensors"
+
+
+def test_published_models_that_are_not_there_are_offered_last(server: Server) -> None:
+    inputs = describe(server.client, "CreativeUpscaler_LoadModels")["input"]
+    options = inputs["required"]["controlnet"][1]["options"]
+    assert options.index(MISSING) > options.index("control_v11f1e_sd15_tile.pth")
+    assert inputs["required"]["checkpoint"][1]["options"].count("v1-5-pruned-emaonly.safetensors") == 1
+    switch = inputs["optional"]["download_missing"][1]
+    assert switch["default"] is False
+    assert list(inputs["optional"])[-1] == "download_missing"
+
+
+def test_a_missing_model_is_an_error_that_says_how_to_get_it(server: Server) -> None:
+    run = server.client.run(changed(quick(seed=400), MODELS, controlnet=MISSING))
+    assert run.error
+    message = run.error["exception_message"]
+    assert "creative-upscaler models get sd15-tile --folder" in message
+    assert "https://huggingface.co/comfyanonymous/ControlNet-v1-1_fp16_safetensors" in message
+    assert "CreativeML Open RAIL-M" in message and "0.72 GB" in message
+    assert str(server.models("controlnet").resolve().name) in message
+
+
+def test_the_switch_downloads_and_the_host_s_offline_setting_is_kept(server: Server) -> None:
+    run = server.client.run(changed(quick(seed=401), MODELS, controlnet=MISSING, download_missing=True))
+    assert run.error
+    assert "could not be read from the hub (OfflineModeIsEnabled" in run.error["exception_message"]
+    assert not list(server.models("controlnet").glob("*tile_fp16*"))
