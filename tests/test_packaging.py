@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("__init__.py", "cli/", "nodes/", "pipelines/")
+PARTS = ("__init__.py", "cli/", "nodes/", "pipelines/", "starter/sr/", "starter/diffusion/")
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 CHECK = """
 import sys, creative_upscaler
