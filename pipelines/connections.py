@@ -12,6 +12,8 @@ from typing import Any, Final
 
 POLL_SECONDS: Final = 0.5
 """How often a waiting connection asks whether to stop."""
+MAX_ADDRESSES: Final = 4
+"""How many addresses of a name are tried."""
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 """What networks without IPv4 translate public IPv4 addresses to: RFC 6052."""
@@ -116,7 +118,7 @@ def connect(
     Nothing is looked up here. Raises OSError, of the last address tried.
     """
     failure: OSError = OSError("no address to connect to")
-    for address in addresses:
+    for address in addresses[:MAX_ADDRESSES]:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         plain = socket.socket(family, socket.SOCK_STREAM)
         try:

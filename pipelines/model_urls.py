@@ -65,10 +65,14 @@ def resolve_url(url: str, policy: DownloadPolicy | None, cache: Path, progress: 
         _check_unchanged(path, note, record, progress)
         return path
     path.unlink(missing_ok=True)  # without its record nobody knows what it is
-    fetch_file(UrlSource(url, policy, key), path, progress=progress, check=_check_safetensors)
-    sha256 = sha256_of(path, progress, f"checking {name}")
-    _write_note(note, {"url": without_secrets(url), "sha256": sha256, **_state(path)})
-    return path
+
+    def check(part: Path) -> None:
+        _check_safetensors(part)
+        sha256 = sha256_of(part, progress, f"checking {name}")
+        # Before the file has its name, so that no other program finds one without the other.
+        _write_note(note, {"url": without_secrets(url), "sha256": sha256, **_state(part)})
+
+    return fetch_file(UrlSource(url, policy, key), path, progress=progress, check=check)
 
 
 def _file_name(url: str) -> str:

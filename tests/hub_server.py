@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,17 +16,20 @@ COMMIT = "c" * 40
 
 
 class HubServer(ThreadingHTTPServer):
-    """Serves `files` by path as those of the one repository `own/model`; `asked` are all requests."""
+    """Serves `files` by path as those of one repository; `asked` are all requests."""
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, repository: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.repository = repository
         self.files: dict[str, bytes] = {}
         self.claimed: dict[str, str] = {}
         """SHA-256 that is told for a path, if not the truth."""
         self.dies_after: dict[str, int] = {}
         """Where every answer for a path breaks off."""
+        self.pause_seconds = 0.0
+        """After each MiB that is sent."""
         self.asked: list[tuple[str, dict[str, str]]] = []
 
     @property
@@ -47,13 +51,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(self.path.partition("?")[0])
         headers = {name.lower(): value for name, value in self.headers.items()}
-        file = path.partition(f"/own/model/resolve/{COMMIT}/")[2]
+        repository = self.server.repository
+        file = path.partition(f"/{repository}/resolve/{COMMIT}/")[2]
         self.server.asked.append((f"{self.command} {file or path}", headers))
         if file in self.server.files:
             self.send_file(file, headers)
-        elif re.fullmatch(rf"/api/models/own/model/revision/(main|refs/pr/1|{COMMIT})", path):
-            self.send_json({"id": "own/model", "sha": COMMIT, "siblings": [], "tags": [], "private": False})
-        elif path == f"/api/models/own/model/tree/{COMMIT}":
+        elif re.fullmatch(rf"/api/models/{repository}/revision/(main|[0-9a-f]{{40}})", path):
+            self.send_json({"id": repository, "sha": COMMIT, "siblings": [], "tags": [], "private": False})
+        elif path == f"/api/models/{repository}/tree/{COMMIT}":
             self.send_json([self.entry(name) for name in sorted(self.server.files)])
         else:
             self.send_json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
@@ -90,7 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
         end = self.server.dies_after.get(name, len(body))
         if end < len(body):
             self.close_connection = True
-        self.wfile.write(body[start : max(start, end)])
+        for position in range(start, end, 2**20):
+            self.wfile.write(body[position : min(position + 2**20, end)])
+            time.sleep(self.server.pause_seconds)
 
     def send_json(self, content: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
         body = json.dumps(content).encode()
@@ -108,9 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def running() -> Iterator[HubServer]:
+def running(repository: str = "own/model") -> Iterator[HubServer]:
     """The server, until the end of the context."""
-    server = HubServer()
+    server = HubServer(repository)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
