@@ -7,6 +7,9 @@ from .auto_caption import AutoCaption, LoadCaptioner
 from .compat import ComfyExtension, io
 from .creative_upscale import CreativeUpscale
 from .load_models import LoadModels
+from .remote_collect import RemoteCollect, RemoteSubmit
+from .remote_routes import register_routes
+from .remote_upscale import RemoteUpscale
 from .safety_check import LoadSafetyChecker, SafetyCheck
 
 
@@ -14,6 +17,7 @@ class CreativeUpscalerExtension(ComfyExtension):
     """What this pack adds to ComfyUI."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        register_routes()
         return [
             LoadModels,
             AddLora,
@@ -22,4 +26,7 @@ class CreativeUpscalerExtension(ComfyExtension):
             AutoCaption,
             LoadSafetyChecker,
             SafetyCheck,
+            RemoteUpscale,
+            RemoteSubmit,
+            RemoteCollect,
         ]

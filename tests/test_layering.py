@@ -17,6 +17,9 @@ LAYERS = {"pipelines": {"pipelines"}, "cli": {"cli", "pipelines"}, "nodes": {"no
 LIGHT = {
     f"pipelines.{name}"
     for name in ("parameters", "runtime", "errors", "caption_settings", "captioner_folders", "starter")
+} | {
+    "pipelines.remote",
+    *(f"pipelines.remote.{name}" for name in ("credentials", "errors", "options", "payload")),
 }
 """Modules of the engine that import at most torch."""
 

@@ -128,3 +128,16 @@ def test_a_service_that_stumbles_is_asked_again_and_then_given_up(
     fal.faults["status"].clear()
     upscale(fal, private_folder, [photo(1)])  # it stayed there: attached to
     assert len(fal.jobs) == 2
+
+
+def test_an_error_of_whom_it_is_told_to_cancels_all_that_runs(fal: FalServer, private_folder: Path) -> None:
+    fal.hold = True
+
+    def report(event: Any) -> None:
+        if len(fal.named("status")) > 8:
+            raise RuntimeError("the display is broken")
+
+    fal.log_every = 0.01
+    with pytest.raises(RuntimeError, match="display"):
+        upscale(fal, private_folder, [photo(n) for n in range(4)], report=report)
+    assert len(fal.jobs) == 2 and all(job.cancelled_at for job in fal.jobs.values())

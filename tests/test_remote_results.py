@@ -187,8 +187,10 @@ def test_every_line_of_a_sliding_log_is_told_once() -> None:
             state = COMPLETED if self.shown == 9 else "IN_PROGRESS"
             return Status(state, None, tuple((f"t{n}", f"line {n % 2}") for n in window))
 
-    told: list[str] = []
+    told: list[tuple[str, str]] = []
     request = Request("id", "url")
-    asyncio.run(wait_until_completed(Client(), request, options(poll_seconds=0.001), told.append))
-    lines = [text for text in told if text.startswith("line")]
+    asyncio.run(
+        wait_until_completed(Client(), request, options(poll_seconds=0.001), lambda *news: told.append(news))
+    )
+    lines = [text for kind, text in told if kind == "log"]
     assert lines == [f"line {n % 2}" for n in range(9)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from .errors import TimeLimitError
 from .options import RemoteOptions
@@ -16,12 +17,12 @@ SLOWEST = 4
 
 
 async def wait_until_completed(
-    client: QueueClient, request: Request, options: RemoteOptions, tell: Callable[[str], None]
+    client: QueueClient, request: Request, options: RemoteOptions, tell: Callable[[str, str], None]
 ) -> None:
     """Return when the service says that the request is complete, be it done or failed.
 
-    `tell` gets the queue position, each change of state and each new line of the log. Does not cancel
-    anything itself. Raises `TimeLimitError`, and what `QueueClient.status` does.
+    `tell` gets each change of the `state` (with the queue position) and each new line of the `log`. Does not
+    cancel anything itself. Raises `TimeLimitError`, and what `QueueClient.status` does.
     """
     clock = asyncio.get_running_loop().time
     start = running_since = clock()
@@ -34,13 +35,13 @@ async def wait_until_completed(
         for line in status.logs:
             if line not in lines:
                 lines.add(line)
-                tell(line[1])
+                tell("log", line[1])
         if status.state == COMPLETED:
             return
         text = _describe(status)
         if text != shown:
             shown, pause = text, options.poll_seconds
-            tell(text)
+            tell("state", text)
         if status.state != QUEUED and not is_running:
             is_running, running_since = True, clock()
         if is_running and clock() - running_since > options.run_timeout:
@@ -72,7 +73,13 @@ async def cancel(client: QueueClient, request: Request) -> str:
             except (NotSentError, LostError):
                 await asyncio.sleep(0.2)
 
-    try:
-        return await asyncio.wait_for(ask(), CANCEL_SECONDS)
-    except asyncio.TimeoutError:
+    task = asyncio.create_task(ask())
+    end = asyncio.get_running_loop().time() + CANCEL_SECONDS
+    while not task.done() and (left := end - asyncio.get_running_loop().time()) > 0:
+        # Cancelled once more while this is under way: it has to be brought to its end all the same.
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({task}, timeout=left)
+    if not task.done():
+        task.cancel()
         return ""
+    return "" if task.cancelled() or task.exception() else task.result()

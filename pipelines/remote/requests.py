@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +31,7 @@ class Event:
 
     number: int
     kind: str
-    """plan, upload, submitted, state, note or done."""
+    """plan, upload, submitted, state, log, note or done."""
     text: str
     request_id: str = ""
 
@@ -219,17 +220,19 @@ class Requests:
             raise
 
     async def _wait(self, entry: Entry, request: Request, number: int) -> None:
-        def tell(text: str) -> None:
-            self._tell(number, entry, "state", text)
+        def tell(kind: str, text: str) -> None:
+            self._tell(number, entry, kind, text)
 
         try:
             await wait_until_completed(self.client, request, self.options, tell)
-        except asyncio.CancelledError:
-            await self._cancel(entry, request, number)
-            raise
         except TimeLimitError as error:
             what = await self._cancel(entry, request, number)
             raise TimeLimitError(f"{error}; {what}") from None
+        except (RemoteError, LookupError):
+            raise  # the service's own word, or none at all: the next run attaches to it
+        except BaseException:  # cancelled, or an error that has nothing to do with the request
+            await self._cancel(entry, request, number)
+            raise
 
     async def _cancel(self, entry: Entry, request: Request, number: int) -> str:
         """Cancel at the service and write down what came of it; returns that in words."""
@@ -241,7 +244,8 @@ class Requests:
         else:
             self.journal.update(entry, state="cancelling", error=f"cancelled: {word}")
             text = f"it was cancelled ({word})"
-        self._tell(number, entry, "note", text)
+        with suppress(Exception):  # whom it is told to may be what failed
+            self._tell(number, entry, "note", text)
         return text
 
     async def _download(self, entry: Entry, request: Request, number: int) -> tuple[Entry, bytes]:

@@ -3,7 +3,7 @@
 The file `settings.json` in the private folder, all of it optional:
 
     {"max_megapixels_per_run": 100, "max_megapixels_per_day": 1000,
-     "max_cost_per_run": 0, "max_cost_per_day": 0, "cache_megabytes": 2048,
+     "max_cost_per_run": 0, "max_cost_per_day": 0, "cache_megabytes": 2048, "trusted_hosts": [],
      "servers": {"box": {"queue_url": "http://192.168.1.5:8000/queue", "credentials": ["box"]}}}
 
 A limit of 0 is none. Apps of the server `box` are called by the endpoint `box:owner/app`.
@@ -72,6 +72,8 @@ class RemoteSettings:
     max_cost_per_run: float = 0
     max_cost_per_day: float = 0
     cache_megabytes: float = 2048
+    trusted_hosts: tuple[str, ...] = ()
+    """Names under which the browser may set keys, beside localhost and IP addresses."""
     servers: dict[str, Server] = field(default_factory=lambda: {FAL: FAL_SERVER})
 
     def locate(self, endpoint: str) -> tuple[Server, str]:
@@ -110,10 +112,13 @@ def load_settings(folder: Path) -> RemoteSettings:
     servers = {FAL: FAL_SERVER}
     for name, entry in values.pop("servers", {}).items():
         servers[name] = _read_server(path, name, entry)
+    hosts = values.pop("trusted_hosts", [])
+    if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
+        raise RemoteError(f"{path}: trusted_hosts is a list of names")
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise RemoteError(f"{path}: {name}: got {value!r}; allowed is a number from 0")
-    return RemoteSettings(**values, servers=servers)
+    return RemoteSettings(**values, servers=servers, trusted_hosts=tuple(hosts))
 
 
 def _read_server(path: Path, name: str, entry: Any) -> Server:

@@ -84,7 +84,7 @@ def check_spending(
     costs = [price.of(size) if price else None for size in known]
     cost = sum(value for value in costs if value is not None)
     currency = price.currency if price and price.currency else "of cost"
-    day_megapixels, day_cost = journal.spent_since(_midnight())
+    day_megapixels, day_cost = journal.spent_since(midnight())
     day = "today"
     _check(
         "this run",
@@ -126,6 +126,7 @@ def _tighter(asked: float, allowed: float) -> float:
     return min(limits) if limits else 0.0
 
 
-def _midnight() -> float:
+def midnight() -> float:
+    """When today began, by the clock of this machine."""
     now = time.localtime()
     return time.mktime((now.tm_year, now.tm_mon, now.tm_mday, 0, 0, 0, 0, 0, -1))

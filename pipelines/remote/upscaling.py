@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ..errors import PictureError
+from ..errors import UpscalerError
 from .credentials import find_credential
 from .errors import CredentialError, RemoteError, SpendLimitError
 from .journal import Entry, Journal
@@ -213,6 +213,14 @@ class RemoteUpscaler:
                 except (CredentialError, SpendLimitError) as error:
                     hopeless.append(error)
                     raise
+                except UpscalerError:
+                    raise  # this one's own trouble
+                except Exception as error:
+                    hopeless.append(error)
+                    for task in tasks:
+                        if task is not asyncio.current_task():
+                            task.cancel()
+                    raise
 
         tasks = [asyncio.create_task(run(job)) for job in jobs]
         try:
@@ -231,7 +239,7 @@ def _raise_failures(outcomes: Sequence[Any], names: Sequence[Any]) -> None:
     if not failures:
         return
     for _, error in failures:
-        if not isinstance(error, RemoteError | PictureError):
+        if not isinstance(error, UpscalerError | asyncio.CancelledError):
             raise error
     if len(outcomes) == 1 or isinstance(failures[0][1], CredentialError | SpendLimitError):
         raise failures[0][1]
