@@ -26,8 +26,8 @@ class RemoteSubmit(io.ComfyNode):
             node_id="CreativeUpscaler_RemoteSubmit",
             display_name="Submit to fal",
             category=CATEGORY,
-            description="Submits pictures and does not wait: collect the results with Collect from fal, here or "
-            "in another workflow, now or later.",
+            description="Submits pictures and does not wait: collect the results with Collect from fal, here "
+            "or in another workflow, now or later.",
             inputs=picture_inputs(),
             outputs=[
                 io.String.Output("request_ids", display_name="request ids", tooltip="For Collect from fal."),
@@ -70,8 +70,8 @@ class RemoteCollect(io.ComfyNode):
                     "request_ids",
                     default="",
                     multiline=True,
-                    tooltip="One per line, from Submit to fal. Empty: all that was submitted with that node and "
-                    "not collected yet.",
+                    tooltip="One per line, from Submit to fal. Empty: all that was submitted with that node "
+                    "and not collected yet.",
                 ),
                 *option_inputs(*names),
             ],

@@ -35,8 +35,8 @@ def picture_inputs() -> list[io.Input]:
                 PICTURE_FIELD,
                 default="",
                 optional=True,
-                tooltip="Address of a hosted picture, in place of image; passed on as it is, not read here. It "
-                "is saved in the workflow.",
+                tooltip="Address of a hosted picture, in place of image; passed on as it is, not read here. "
+                "It is saved in the workflow.",
             )
         ),
         *[widget for widget in settings if widget.optional],

@@ -77,8 +77,8 @@ def find_problem(request: web.Request, trusted_hosts: tuple[str, ...]) -> str:
     name = urlsplit(f"//{request.host}").hostname or ""
     if not (name == "localhost" or name.endswith(".localhost") or _is_address(name) or name in trusted_hosts):
         return (
-            f"keys are set through localhost or an IP address, not {name[:80]}; list this name as trusted_hosts "
-            "in the pack's settings.json, or use FAL_KEY"
+            f"keys are set through localhost or an IP address, not {name[:80]}; list this name as "
+            "trusted_hosts in the pack's settings.json, or use FAL_KEY"
         )
     return ""
 

@@ -68,17 +68,10 @@ def running(host: Path, folder: Path, models: Path, starter: Path | None = None)
             (folder / "custom_nodes" / PACK / part.name).symlink_to(part)
     (folder / "custom_nodes" / PACK / "starter").symlink_to(starter or ROOT / "starter")
     port, log = free_port(), folder / "log.txt"
-    # fmt: off
-    command = [
-        sys.executable, str(host / "main.py"), "--cpu", "--listen", "127.0.0.1", "--port", str(port),
-        "--base-directory", str(folder), "--database-url", f"sqlite:///{folder / 'user' / 'test.db'}",
-        "--disable-auto-launch", "--disable-api-nodes", "--preview-method", "auto",
-    ]
-    # fmt: on
     environment = host_environment(folder)
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, cwd=host, env=environment, stdout=output, stderr=subprocess.STDOUT
+            command(host, folder, port), cwd=host, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
         try:
             client = ComfyClient(f"127.0.0.1:{port}")
@@ -87,6 +80,17 @@ def running(host: Path, folder: Path, models: Path, starter: Path | None = None)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=30)
+
+
+def command(host: Path, folder: Path, port: int) -> list[str]:
+    """What starts ComfyUI."""
+    # fmt: off
+    return [
+        sys.executable, str(host / "main.py"), "--cpu", "--listen", "127.0.0.1", "--port", str(port),
+        "--base-directory", str(folder), "--database-url", f"sqlite:///{folder / 'user' / 'test.db'}",
+        "--disable-auto-launch", "--disable-api-nodes", "--preview-method", "auto",
+    ]
+    # fmt: on
 
 
 def free_port() -> int:
