@@ -45,7 +45,8 @@ class CreativeUpscale(io.ComfyNode):
                 io.UpscaleModel.Input(
                     "upscale_model",
                     optional=True,
-                    tooltip="Enlarges the picture before it is redrawn, in place of plain resampling.",
+                    tooltip="Enlarges the picture before it is redrawn. Without one, the loader's "
+                    "pre_upscaler does.",
                 ),
                 *[_widget(parameter) for parameter in rare],
             ],
