@@ -28,6 +28,7 @@ class HubServer(ThreadingHTTPServer):
         """SHA-256 that is told for a path, if not the truth."""
         self.dies_after: dict[str, int] = {}
         """Where every answer for a path breaks off."""
+        self.ignores_ranges = False
         self.pause_seconds = 0.0
         """After each MiB that is sent."""
         self.asked: list[tuple[str, dict[str, str]]] = []
@@ -82,6 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
     def send_file(self, name: str, headers: dict[str, str]) -> None:
         body = self.server.files[name]
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("range", ""))
+        asked = None if self.server.ignores_ranges else asked
         start = int(asked[1]) if asked else 0
         self.send_response(206 if asked else 200)
         self.send_header("Content-Length", str(len(body) - start))

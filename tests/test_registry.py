@@ -84,7 +84,7 @@ def hub(shared: HubServer) -> HubServer:
         "unet/model.safetensors": WEIGHTS,
         "unet/model.fp16.safetensors": SMALL,
     }
-    shared.claimed, shared.dies_after = {}, {}
+    shared.claimed, shared.dies_after, shared.ignores_ranges = {}, {}, False
     shared.asked.clear()
     return shared
 
@@ -135,7 +135,10 @@ def test_a_file_is_fetched_from_the_hub_under_its_own_name(hub: HubServer, tmp_p
     assert all("authorization" not in headers for _, headers in hub.asked)
 
 
-def test_a_stopped_download_from_the_hub_fetches_only_the_rest(hub: HubServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ignores_ranges", [False, True])
+def test_a_stopped_download_from_the_hub_fetches_only_the_rest(
+    hub: HubServer, tmp_path: Path, ignores_ranges: bool
+) -> None:
     def stop(stage: str, done: int, total: int, preview: object = None) -> None:
         if done >= 2**21:
             raise Cancelled
@@ -145,6 +148,7 @@ def test_a_stopped_download_from_the_hub_fetches_only_the_rest(hub: HubServer, t
     assert SINGLE.missing(tmp_path)
     begun = (tmp_path / "own.safetensors.part").stat().st_size
     assert begun == 2**21
+    hub.ignores_ranges = ignores_ranges
     assert install(SINGLE, hub, tmp_path).read_bytes() == WEIGHTS
     assert hub.ranges("weights.safetensors") == [None, f"bytes={begun}-"]
 

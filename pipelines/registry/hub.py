@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 from ..errors import DownloadError
@@ -79,18 +80,18 @@ class HubSource:
             stream = system.open(self.key, "rb", block_size=0)  # one answer, read as it comes
         try:
             stream.loc = start  # where its first request begins
-            chunks = self._chunks(stream)
-            yield Body(start=start, total=self.file.size, etag=self.file.commit, chunks=chunks)
+            first = self._read(stream)
+            # Some mirrors and versions of huggingface_hub begin at the start whatever was asked for.
+            is_rest = getattr(stream.response, "status_code", None) == 206
+            chunks = chain((first,), iter(lambda: self._read(stream), b""))
+            given = start if is_rest else 0
+            yield Body(start=given, total=self.file.size, etag=self.file.commit, chunks=chunks)
         finally:
             stream.close()
 
-    def _chunks(self, stream: Any) -> Iterator[bytes]:
-        while True:
-            with _as_download_error(self.label):
-                piece = stream.read(PIECE_BYTES)
-            if not piece:
-                return
-            yield piece
+    def _read(self, stream: Any) -> bytes:
+        with _as_download_error(self.label):
+            return stream.read(PIECE_BYTES)
 
 
 @contextmanager
