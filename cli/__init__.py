@@ -18,6 +18,11 @@ from .table import parameter_table
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (see `exit_codes`). `argv` is without the program's name."""
+    arguments_given = list(sys.argv[1:] if argv is None else argv)
+    if arguments_given[:1] == ["remote"]:
+        from .remote import run_remote  # noqa: PLC0415
+
+        return run_remote(arguments_given[1:])
     parser = build_parser()
     try:
         arguments = parser.parse_args(argv)
@@ -33,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .captioning import run_captions  # noqa: PLC0415
 
             return run_captions(arguments)
+        if arguments.command == "ccsr":
+            from .ccsr import run_ccsr  # noqa: PLC0415
+
+            return run_ccsr(arguments)
         request = read_request(arguments)
         jobs = plan_jobs(request)
         from .upscaling import run_jobs  # noqa: PLC0415

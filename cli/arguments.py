@@ -10,6 +10,7 @@ from typing import Any
 from ..pipelines import starter
 from ..pipelines.parameters import PRESETS, Parameter, UpscaleParameters
 from .caption_arguments import add_caption_command
+from .ccsr_arguments import add_ccsr_command
 from .exit_codes import MEANINGS
 from .metadata import FORMATS, read_record
 from .models import add_models_command
@@ -92,8 +93,11 @@ def build_parser() -> argparse.ArgumentParser:
     settings = upscale.add_argument_group("settings")
     for parameter in UpscaleParameters.declared():
         _add_setting(settings, parameter)
+    add_ccsr_command(commands, _add_file_flags, _add_setting, _model_file)
     add_caption_command(commands, _add_setting)
     add_models_command(commands)
+    # Its own flags are in remote_arguments, which parses them.
+    commands.add_parser("remote", help="upscale pictures with fal's service, for money", add_help=False)
     commands.add_parser("parameters", help="print all settings as a Markdown table", allow_abbrev=False)
     return parser
 

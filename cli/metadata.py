@@ -59,7 +59,7 @@ def settings_of(parameters: UpscaleParameters) -> dict[str, Any]:
     """Every setting but the seed, which a record has apart, and the paths of models, which are private."""
     return {
         parameter.name: getattr(parameters, parameter.name)
-        for parameter in UpscaleParameters.declared()
+        for parameter in parameters.declared()
         if parameter.name != "seed" and not parameter.model_source
     }
 

@@ -1,0 +1,156 @@
+"""The command `ccsr`: pictures enlarged and restored, written with how that was done."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import secrets
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+
+from ..pipelines.ccsr.loading import CcsrModels, load_ccsr
+from ..pipelines.ccsr.settings import CcsrSettings
+from ..pipelines.ccsr.upscaling import ccsr_upscale
+from ..pipelines.creative import Upscaled
+from ..pipelines.errors import ModelFileError, ParameterError, UpscalerError
+from ..pipelines.runtime import LocalMemory, Progress, Runtime
+from .arguments import UsageError
+from .exit_codes import INTERRUPTED, OK, SOME_FAILED
+from .jobs import Job, plan_jobs
+from .metadata import read_record
+from .progress import Display
+from .upscaling import _memory, make_picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class CcsrFiles:
+    """The model files of a command."""
+
+    ccsr_model: Path | None = None
+    ccsr_controlnet: Path | None = None
+    ccsr_vae: Path | None = None
+    ccsr_base: Path | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Their names, without folders, for the metadata of a result."""
+        return {name: path.name for name, path in dataclasses.asdict(self).items() if path}
+
+    def load(self, memory: LocalMemory) -> CcsrModels:
+        """Raises ModelFileError, and `UsageError` for files that do not belong together."""
+        if bool(self.ccsr_model) == bool(self.ccsr_controlnet or self.ccsr_vae or self.ccsr_base) or (
+            not self.ccsr_model and not (self.ccsr_controlnet and self.ccsr_base)
+        ):
+            raise UsageError("give --ccsr-model for CCSR v1, or --ccsr-controlnet and --ccsr-base for v2")
+        return load_ccsr(
+            self.ccsr_model,
+            controlnet=self.ccsr_controlnet,
+            vae=self.ccsr_vae,
+            base=self.ccsr_base,
+            memory=memory,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CcsrRequest:
+    """One `ccsr` command; what `jobs` and `upscaling` ask of a request."""
+
+    inputs: list[Path]
+    output: Path
+    parameters: CcsrSettings
+    models: CcsrFiles
+    # A record of CCSR names no family of models, so nothing is to be taken over from it.
+    given: frozenset[str] = frozenset({"model_type"})
+    device: str | None = None
+    dtype: str | None = None
+    format: str | None = None
+    quality: int = 95
+    overwrite: bool = False
+    resume: bool = False
+    quiet: bool = False
+    json: bool = False
+
+
+def run_ccsr(arguments: argparse.Namespace) -> int:
+    """Make the pictures that the parsed arguments ask for; returns the exit code.
+
+    A picture that fails does not stop the others. Raises `ModelFileError`, `ParameterError` and `UsageError`,
+    which would be the same for every picture.
+    """
+    request = read_request(arguments)
+    jobs = plan_jobs(cast(Any, request))
+    display = Display(len(jobs), quiet=request.quiet)
+    results: list[dict[str, Any]] = []
+    try:
+        engine = None if all(job.is_done for job in jobs) else _Engine.load(request)
+        for job in jobs:
+            display.start(job.source.name)
+            results.append(_make(job, request, engine, display))
+    except KeyboardInterrupt:
+        display.note(f"creative-upscaler: interrupted; {len(results)} of {len(jobs)} pictures are done")
+        return INTERRUPTED
+    finally:
+        display.close()
+        if request.json:
+            print(json.dumps(results, indent=2))
+    return SOME_FAILED if any("error" in result for result in results) else OK
+
+
+def read_request(arguments: argparse.Namespace) -> CcsrRequest:
+    """What the parsed arguments ask for. Raises `UsageError` and, for a setting, `ParameterError`."""
+    if not 1 <= arguments.quality <= 100:
+        raise UsageError(f"--quality: got {arguments.quality}; allowed is a whole number from 1 to 100")
+    names = [parameter.name for parameter in CcsrSettings.declared()]
+    values: dict[str, Any] = {}
+    if arguments.from_image:
+        record = read_record(arguments.from_image)
+        if record is None or "ccsr" not in " ".join(record.get("models", {})):
+            raise UsageError(f"--from-image: {arguments.from_image} is no picture that ccsr has written")
+        values = {**record["settings"], "seed": record["seed"]}
+    values |= {name: getattr(arguments, name) for name in names if name in arguments}
+    files = CcsrFiles(**{f.name: getattr(arguments, f.name) for f in fields(CcsrFiles)})
+    given = {f.name: getattr(arguments, f.name) for f in fields(CcsrRequest) if f.name in arguments}
+    return CcsrRequest(**given, parameters=CcsrSettings.from_mapping(values), models=files)
+
+
+@dataclass(frozen=True)
+class _Engine:
+    models: CcsrModels
+    settings: CcsrSettings
+    memory: LocalMemory
+
+    @classmethod
+    def load(cls, request: CcsrRequest) -> _Engine:
+        memory = _memory(cast(Any, request))
+        models = request.models.load(memory)
+        request.parameters.resolved(models.version)  # before the first picture, if it does not fit
+        return cls(models, request.parameters, memory)
+
+    def __call__(self, image: Tensor, progress: Progress) -> Upscaled:
+        seed = secrets.randbelow(2**32) if self.settings.seed is None else self.settings.seed
+        settings = dataclasses.replace(self.settings, seed=seed)
+        made = ccsr_upscale(image, settings, self.models, Runtime(self.memory, progress))
+        return Upscaled(made, seed, [settings.resolved(self.models.version).prompt], 0, {})
+
+
+def _make(job: Job, request: CcsrRequest, engine: _Engine | None, display: Display) -> dict[str, Any]:
+    paths = {"input": str(job.source), "output": str(job.result)}
+    if job.is_done:
+        display.line(f"{job.source} -> {job.result}: is done")
+        return {**paths, **(read_record(job.result) or {}), "skipped": True}
+    assert engine is not None
+    try:
+        result = make_picture(job, cast(Any, request), engine, display)
+    except (ModelFileError, ParameterError):
+        raise
+    except (UpscalerError, OSError) as error:
+        display.note(f"creative-upscaler: error: {job.source}: {error}")
+        return {**paths, "error": str(error)}
+    display.line(
+        f"{job.source} -> {job.result}: {result['width']} x {result['height']} px, "
+        f"seed {result['seed']}, {result['seconds']} s"
+    )
+    return result
