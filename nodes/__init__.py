@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from .add_lora import AddLora
 from .auto_caption import AutoCaption, LoadCaptioner
+from .ccsr_upscale import CcsrUpscale
 from .compat import ComfyExtension, io
 from .creative_upscale import CreativeUpscale
+from .load_ccsr import LoadCcsr
 from .load_models import LoadModels
 from .remote_collect import RemoteCollect, RemoteSubmit
 from .remote_routes import register_routes
@@ -22,6 +24,8 @@ class CreativeUpscalerExtension(ComfyExtension):
             LoadModels,
             AddLora,
             CreativeUpscale,
+            LoadCcsr,
+            CcsrUpscale,
             LoadCaptioner,
             AutoCaption,
             LoadSafetyChecker,

@@ -10,6 +10,7 @@ from .compat import io
 
 if TYPE_CHECKING:
     from ..pipelines.captioning import Captioner
+    from ..pipelines.ccsr.loading import CcsrModels
     from ..pipelines.models import CreativeModels
     from ..pipelines.safety import SafetyChecker
     from .host import HostMemory
@@ -22,6 +23,9 @@ CaptionerSocket = io.Custom("CREATIVE_UPSCALE_CAPTIONER")
 
 SafetySocket = io.Custom("CREATIVE_UPSCALE_SAFETY")
 """The socket type of `HostSafetyChecker`."""
+
+CcsrSocket = io.Custom("CREATIVE_UPSCALE_CCSR")
+"""The socket type of `HostCcsr`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,4 +56,12 @@ class HostSafetyChecker:
     """A loaded safety checker and the ComfyUI memory management it is under."""
 
     checker: SafetyChecker
+    memory: HostMemory
+
+
+@dataclass(frozen=True, eq=False)
+class HostCcsr:
+    """Loaded CCSR networks and the ComfyUI memory management they are under."""
+
+    models: CcsrModels
     memory: HostMemory

@@ -20,7 +20,7 @@ from creative_upscaler.pipelines.tiling import Tile
 
 CPU = Runtime(LocalMemory(torch.device("cpu")))
 TOLERANCE = 2e-5
-CHAIN = {"quality": "custom", "official": True, "tile_size": 64, "tile_stride": 32}
+CHAIN = {"preset": "custom", "official": True, "tile_size": 64, "tile_stride": 32}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,6 +18,7 @@ LIGHT = {
     f"pipelines.{name}"
     for name in ("parameters", "runtime", "errors", "caption_settings", "captioner_folders", "starter")
 } | {
+    "pipelines.ccsr.settings",
     "pipelines.remote",
     *(f"pipelines.remote.{name}" for name in ("credentials", "errors", "options", "payload")),
 }

@@ -20,7 +20,7 @@ NEGATIVE_PROMPT = "blurry, dotted, noise, raster lines, unclear, lowres, over-sm
 _V1 = {"t_max": 0.6667, "t_min": 0.3333, "guidance_scale": 1.0, "prompt": "", "negative_prompt": ""}
 _V2 = {"t_max": 0.6667, "prompt": PROMPT, "negative_prompt": NEGATIVE_PROMPT}
 
-QUALITIES: dict[str, tuple[str, dict[str, Any]]] = {
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     # Evaluations of the network: 16, 6, 1, 2.
     "v1 balanced": ("v1", {**_V1, "steps": 45}),
     "v1 fast": ("v1", {**_V1, "steps": 15}),
@@ -29,7 +29,7 @@ QUALITIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """The official programs' settings, and the version they are for."""
 
-DEFAULT_QUALITY = {"v1": "v1 balanced", "v2": "v2 one-step"}
+DEFAULT_PRESET = {"v1": "v1 balanced", "v2": "v2 one-step"}
 
 TILE_MULTIPLE = 64
 """Sides of a tile in pixels are multiples of this: the VAE and the UNet divide by 8 each."""
@@ -55,11 +55,11 @@ class CcsrSettings:
         step=0.05,
         unit="times",
     )
-    quality: str = _declare(
+    preset: str = _declare(
         "auto",
         "Settings of the official programs, which must fit the loaded version. auto is v1 balanced or v2 "
         "one-step; custom uses steps, t_max, t_min, guidance_scale and the prompts as they stand.",
-        choices=("auto", *QUALITIES, "custom"),
+        choices=("auto", *PRESETS, "custom"),
     )
     seed: int | None = _declare(
         None,
@@ -127,13 +127,13 @@ class CcsrSettings:
     )
     prompt: str = _declare(
         "",
-        "Of custom quality and version 2 only. The networks were trained without captions.",
+        "Of custom preset and version 2 only. The networks were trained without captions.",
         multiline=True,
         advanced=True,
     )
     negative_prompt: str = _declare(
         "",
-        "What guidance leads away from; of custom quality and version 2 only.",
+        "What guidance leads away from; of custom preset and version 2 only.",
         multiline=True,
         advanced=True,
     )
@@ -211,20 +211,20 @@ class CcsrSettings:
         return cls(**values)
 
     def resolved(self, version: str) -> CcsrSettings:
-        """These settings with those of `quality` in their place, for models of `version` "v1" or "v2".
+        """These settings with those of `preset` in their place, for models of `version` "v1" or "v2".
 
-        Raises `ParameterError` for the quality of another version.
+        Raises `ParameterError` for the preset of another version.
         """
-        quality = DEFAULT_QUALITY[version] if self.quality == "auto" else self.quality
-        if quality == "custom":
+        preset = DEFAULT_PRESET[version] if self.preset == "auto" else self.preset
+        if preset == "custom":
             return self
-        made_for, values = QUALITIES[quality]
+        made_for, values = PRESETS[preset]
         if made_for != version:
-            fitting = ", ".join(name for name, (other, _) in QUALITIES.items() if other == version)
+            fitting = ", ".join(name for name, (other, _) in PRESETS.items() if other == version)
             raise ParameterError(
-                "quality", f"{quality} is for CCSR {made_for}, and {version} is loaded; use auto, {fitting}"
+                "preset", f"{preset} is for CCSR {made_for}, and {version} is loaded; use auto, {fitting}"
             )
-        return dataclasses.replace(self, quality="custom", **values)
+        return dataclasses.replace(self, preset="custom", **values)
 
 
 def _declared_settings() -> tuple[Parameter, ...]:
