@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -27,9 +27,19 @@ class RemotePicture:
     """Of the request, without the picture (`payload.make_arguments`)."""
     label: str
     """What messages and the journal call it."""
-    image: Tensor | None = None
-    """`[1,C,H,W]` in 0..1, C of 1, 3 or 4; transparency stays here and is resized beside the result."""
+    image: Tensor | Callable[[], Tensor] | None = None
+    """`[1,C,H,W]` in 0..1, C of 1, 3 or 4, or what reads that when it is needed, each time the same.
+
+    Transparency stays here and is resized beside the result.
+    """
     url: str = ""
+
+    def pixels(self) -> tuple[Tensor, Tensor | None]:
+        """Colours `[1,3,H,W]` and alpha `[1,1,H,W]`, if it has any. Raises `PictureError`."""
+        if self.image is None:
+            raise PictureError(f"{self.label}: there is neither a picture nor an address of one")
+        image = self.image if isinstance(self.image, Tensor) else self.image()
+        return split_alpha(check_image(image.cpu()))
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,8 @@ class Prepared:
     number: int
     source: RemotePicture
     fingerprint: str
-    color: Tensor | None = None
-    alpha: Tensor | None = field(default=None, repr=False)
+    is_black: bool = False
+    has_alpha: bool = False
     expected: tuple[int, int] | None = None
     """Height and width of the result."""
 
@@ -62,13 +72,12 @@ class Prepared:
 
 def prepare(number: int, source: RemotePicture, *, server: str, app: str, credential: str) -> Prepared:
     """Check a picture and give it its fingerprint. Raises `PictureError` and `ParameterError`."""
-    color = alpha = expected = None
+    expected, black, alpha = None, False, None
     if source.url:
         picture = "url:" + check_picture_url(source.url)
     else:
-        if source.image is None:
-            raise PictureError(f"{source.label}: there is neither a picture nor an address of one")
-        color, alpha = split_alpha(check_image(source.image.cpu()))
+        color, alpha = source.pixels()
+        black = is_black(color[0])
         scale = float(source.arguments.get("scale", 2))
         expected = (round(color.shape[2] * scale), round(color.shape[3] * scale))
         if expected[0] * expected[1] > HARD_PIXELS:
@@ -80,21 +89,21 @@ def prepare(number: int, source: RemotePicture, *, server: str, app: str, creden
     fingerprint = make_fingerprint(
         server=server, app=app, credential=credential, arguments=source.arguments, picture=picture
     )
-    return Prepared(number, source, fingerprint, color, alpha, expected)
+    return Prepared(number, source, fingerprint, black, alpha is not None, expected)
 
 
 def finish(entry: Entry, data: bytes, one: Prepared) -> Upscaled:
     """The result in the bytes that came for a picture. Raises `ResultError`."""
     image = decode(data, expected=one.expected, request_id=entry.request_id)
-    if one.color is None or not is_black(one.color[0]):
+    if not one.is_black:
         refuse_black(image, entry)
     note = ""
     if one.expected is not None:
         height, width = image.shape[1:]
         if max(abs(height - one.expected[0]), abs(width - one.expected[1])) > SIZE_TOLERANCE:
             note = f"the result has {width} x {height} px, not {one.expected[1]} x {one.expected[0]}"
-    if one.alpha is not None and image.shape[0] == 3:
-        image = join_alpha(image[None], one.alpha)[0]
+    if one.has_alpha and image.shape[0] == 3:
+        image = join_alpha(image[None], one.source.pixels()[1])[0]
     return Upscaled(image, entry.seed, entry.request_id, note)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -63,11 +64,15 @@ class RemoteUpscaler:
     ) -> None:
         await self._stack.aclose()
 
-    async def upscale(self, pictures: Sequence[RemotePicture]) -> list[Upscaled]:
+    async def upscale(
+        self, pictures: Sequence[RemotePicture], take: Callable[[int, Upscaled], None] | None = None
+    ) -> list[Upscaled]:
         """The results of all pictures, in order.
 
-        A picture that fails does not stop the others, whose results are kept; then one error tells of all.
-        When cancelled, so is everything that was submitted.
+        With `take`, each is handed to it (in a thread) when it is there, by its number, and only what is
+        said about it is kept, so that many pictures need no more memory than a few. A picture that fails does
+        not stop the others, whose results are kept; then one error tells of all. When cancelled, so is
+        everything that was submitted.
         """
         prepared = [await asyncio.to_thread(self._prepare, n, p) for n, p in enumerate(pictures)]
         requests = await self._requests(self.server, self.options.credential, self.app)
@@ -84,6 +89,9 @@ class RemoteUpscaler:
             result = await asyncio.to_thread(finish, entry, data, one)
             if result.note:
                 self.report(Event(one.number, "note", result.note, entry.request_id))
+            if take is not None:
+                await asyncio.to_thread(take, one.number, result)
+                result = replace(result, image=result.image.new_empty(0))
             self.report(Event(one.number, "done", "done", entry.request_id))
             return result
 
@@ -187,8 +195,7 @@ class RemoteUpscaler:
         """The request, its picture uploaded."""
         if one.source.url:
             return {PICTURE_FIELD: one.source.url, **one.source.arguments}
-        assert one.color is not None
-        png = await asyncio.to_thread(encode_png, one.color[0])
+        png = await asyncio.to_thread(lambda: encode_png(one.source.pixels()[0][0]))
         transport = requests.client.transport
         as_data = self.options.upload == "data" or not transport.server.rest_url
         if as_data or (self.options.upload == "auto" and len(png) <= DATA_URI_BYTES):
