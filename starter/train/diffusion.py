@@ -1,7 +1,7 @@
 """Stage `diffusion`: UNet, tile ControlNet and text encoder, trained together from nothing.
 
 The ControlNet sees the picture that is to be redrawn: what was made small and harmed, enlarged again, often
-by the super-resolution starter as in use. v-prediction on a schedule that ends in pure noise (Lin et al. 2023),
+by the super-resolution starter as in use. v-prediction on a schedule that ends in noise (Lin et al. 2023),
 so that a first step from noise gives a whole picture.
 """
 
