@@ -26,6 +26,7 @@ from enlarging import (
     resample_consistently,
     shrink,
 )
+from gates import judge
 from picture_metrics import compare, luma, psnr
 from PIL import Image
 from sheets import Row, save_sheet
@@ -73,6 +74,12 @@ def main(argv: list[str] | None = None) -> int:
         figures, rows = measure(files, methods, variant == "degraded", arguments.sheet_rows)
         record["variants"][variant] = summarise(figures)
         print_table(f"{arguments.folder.name}, {len(files)} pictures, {variant}", record["variants"][variant])
+        if arguments.gates:
+            names = [file.stem for file in arguments.upscaler]
+            for name, gates in judge(record["variants"][variant], variant, names).items():
+                record["variants"][variant][name]["gates"] = gates
+                verdicts = (f"{gate}: {'passed' if passed else 'FAILED'}" for gate, passed in gates.items())
+                print(f"{name}: " + "; ".join(verdicts))
         if arguments.sheet:
             name = arguments.sheet
             save_sheet(rows, name if len(variants) == 1 else name.with_stem(f"{name.stem}-{variant}"))
@@ -114,6 +121,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help=f"creative upscale with these settings; repeatable (default: {runs})",
     )
     add("--limit", type=int, default=0, metavar="N", help="only N pictures, spread over the folder")
+    add("--gates", action="store_true", help="say what reaches what the starter models must")
     add("--json", type=Path, metavar="FILE", help="write everything measured here")
     add("--sheet", type=Path, metavar="PNG", help="write crops of the results side by side here")
     add("--sheet-rows", type=int, default=6, metavar="N", help="pictures on the sheet (default: 6)")

@@ -83,7 +83,7 @@ def test_a_folder_is_measured_with_every_kind_of_method(tmp_path, capsys) -> Non
     write_starter_sr(tmp_path / "sr.safetensors")
     write_starter_diffusion(tmp_path / "set", limits={"creativity": 0.25, "settings": {"detail": 0.5}})
     command = [tmp_path / "in", "--upscaler", tmp_path / "sr.safetensors", "--models", tmp_path / "set"]
-    command += ["--run", "one-step", "--run", "creative:num_inference_steps=8", "--both"]
+    command += ["--run", "one-step", "--run", "creative:num_inference_steps=8", "--both", "--gates"]
     command += ["--json", tmp_path / "figures.json", "--sheet", tmp_path / "sheet.png"]
     assert importlib.import_module("quality").main([str(part) for part in command]) == 0
     record = json.loads((tmp_path / "figures.json").read_text())
@@ -98,7 +98,8 @@ def test_a_folder_is_measured_with_every_kind_of_method(tmp_path, capsys) -> Non
         0.5,
     )
     assert record["settings"]["one-step"]["creativity"] == 1
-    assert "one-step" in capsys.readouterr().out
+    assert clean["sr"]["gates"] == {"PSNR of Lanczos + 1 dB": False, "PSNR above back-projection": False}
+    assert "35 dB to input: FAILED" in capsys.readouterr().out
     assert Image.open(tmp_path / "sheet-degraded.png").width > 7 * 96 * 3
 
 
