@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..pipelines.caption_settings import CaptionSettings
 from ..pipelines.captioner_folders import best_captioner
-from ..pipelines.errors import UpscalerError
 from . import host
 from .compat import io, ui
+from .missing_models import download_switch, require
 from .sockets import CaptionerSocket, HostCaptioner
 from .widgets import make_widget
 
@@ -20,6 +20,9 @@ AUTO = "auto"
 
 FOLDERS = ("captioners", "LLM")
 """ComfyUI's model folders with captioners: our own, and that of packs for Florence-2."""
+
+PREFERRED = "florence-2-large"
+"""What `auto` stands for where there is no captioner at all."""
 
 for _category in FOLDERS:
     host.register_folder(_category)
@@ -45,7 +48,8 @@ class LoadCaptioner(io.ComfyNode):
                     default=AUTO,
                     tooltip="The folder of the model. auto takes the one that tells most: Florence-2, then "
                     "BLIP-2, then BLIP; the larger first.",
-                )
+                ),
+                download_switch(),
             ],
             outputs=[
                 CaptionerSocket.Output(
@@ -55,21 +59,16 @@ class LoadCaptioner(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, captioner: str = AUTO) -> str:
+    def fingerprint_inputs(cls, captioner: str = AUTO, **others: object) -> str:
         """Changes when a file of the folder does, or when auto means another one."""
         folder = _find(captioner)
         return host.folder_version(folder) if folder else host.NONE
 
     @classmethod
-    def execute(cls, captioner: str = AUTO) -> io.NodeOutput:
+    def execute(cls, captioner: str = AUTO, download_missing: bool = False) -> io.NodeOutput:
         from ..pipelines.captioning import load_captioner  # noqa: PLC0415  transformers takes seconds to import
 
-        folder = _find(captioner)
-        if folder is None:
-            raise UpscalerError(
-                "there is no captioner in models/captioners or models/LLM; put the folder of one there (for "
-                "example florence-community/Florence-2-large), or write the prompt yourself"
-            )
+        folder = _find(captioner) or require(PREFERRED, download_missing=download_missing)
         version = host.folder_version(folder)
         loaded = _loaded.get(version)
         if loaded is None:

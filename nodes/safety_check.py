@@ -8,9 +8,9 @@ from weakref import WeakValueDictionary
 
 from torch import Tensor
 
-from ..pipelines.errors import MissingSafetyCheckerError
 from . import host
 from .compat import io
+from .missing_models import download_switch, require
 from .sockets import HostSafetyChecker, SafetySocket
 
 AUTO = "auto"
@@ -39,7 +39,8 @@ class LoadSafetyChecker(io.ComfyNode):
                     default=AUTO,
                     tooltip="CompVis/stable-diffusion-safety-checker: its folder, or its weights alone. "
                     "auto takes the first there is.",
-                )
+                ),
+                download_switch(),
             ],
             outputs=[
                 SafetySocket.Output("checker", display_name="safety_checker", tooltip="For Safety Check.")
@@ -47,18 +48,16 @@ class LoadSafetyChecker(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, safety_checker: str = AUTO) -> str:
+    def fingerprint_inputs(cls, safety_checker: str = AUTO, **others: object) -> str:
         """Changes when a file of the checker does, or when auto means another one."""
         path = _find(safety_checker)
         return host.folder_version(path) if path else host.NONE
 
     @classmethod
-    def execute(cls, safety_checker: str = AUTO) -> io.NodeOutput:
+    def execute(cls, safety_checker: str = AUTO, download_missing: bool = False) -> io.NodeOutput:
         from ..pipelines.safety import load_safety_checker  # noqa: PLC0415  diffusers takes seconds to import
 
-        path = _find(safety_checker)
-        if path is None:
-            raise MissingSafetyCheckerError
+        path = _find(safety_checker) or require("safety-checker", download_missing=download_missing)
         version = host.folder_version(path)
         loaded = _loaded.get(version)
         if loaded is None:

@@ -34,3 +34,26 @@ def test_the_switch_downloads_and_the_host_s_offline_setting_is_kept(server: Ser
     assert run.error
     assert "could not be read from the hub (OfflineModeIsEnabled" in run.error["exception_message"]
     assert not list(server.models("controlnet").glob("*tile_fp16*"))
+
+
+def test_loaders_without_a_model_say_how_to_get_one(server: Server) -> None:
+    for kind, checks, name in (
+        ("CreativeUpscaler_LoadSafetyChecker", "CreativeUpscaler_SafetyCheck", "safety-checker"),
+        ("CreativeUpscaler_LoadCaptioner", "CreativeUpscaler_AutoCaption", "florence-2-large"),
+    ):
+        socket = "safety_checker" if name == "safety-checker" else "captioner"
+        workflow = {
+            "1": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
+            "2": {"class_type": kind, "inputs": {socket: "auto"}},
+            "3": {"class_type": checks, "inputs": {"image": ["1", 0], socket: ["2", 0]}},
+            "4": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+        }
+        described = describe(server.client, checks)["input"]
+        for section in described.values():
+            for widget, (_, options) in section.items():
+                if "default" in options:
+                    workflow["3"]["inputs"][widget] = options["default"]
+        if name == "safety-checker":
+            workflow["4"]["inputs"]["images"] = ["3", 0]
+        run = server.client.run(workflow)
+        assert f"creative-upscaler models get {name} " in run.error["exception_message"]
