@@ -35,8 +35,8 @@ def download_switch() -> io.Boolean.Input:
     )
 
 
-def offered(folder: str) -> list[str]:
-    """The files in one of ComfyUI's model folders, then the published ones that are not there yet."""
+def offered(folder: str, used_by: str = "upscale") -> list[str]:
+    """The files in one of ComfyUI's model folders, then those published for a use that are not there yet."""
     from ..pipelines.registry import published_models  # noqa: PLC0415
 
     here = host.file_names(folder)

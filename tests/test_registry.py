@@ -34,7 +34,8 @@ WANTED = {
     "sd15-tile",
     "sdxl-tile",
     "ccsr-v1",
-    "ccsr-v2",
+    "ccsr-v2-controlnet",
+    "ccsr-v2-vae",
     "sd21-base",
     "blip2-opt",
     "blip2-flan-t5",
@@ -103,6 +104,7 @@ def test_the_registry_is_complete_and_consistent() -> None:
         assert model.page.startswith("https://") and model.licence and model.title and model.use
         assert model.repository is None or re.fullmatch(r"[\w.-]+/[\w.-]+", model.repository), model.name
         assert (model.subfolder is None) == (len(model.files) == 1 and not model.include), model.name
+        assert model.used_by in ("upscale", "ccsr", "captions", "safety")
         assert bool(model.include) == bool(model.weights)
         for file in model.files:
             assert bool(file.url) != bool(model.repository), model.name

@@ -41,6 +41,8 @@ class Model:
     licence: str
     folder: str
     """ComfyUI's model folder."""
+    used_by: str = "upscale"
+    """Which part of this pack loads it: upscale, ccsr, captions or safety."""
     subfolder: str | None = None
     """Below `folder`; None for a model that is a single file."""
     repository: str | None = None
