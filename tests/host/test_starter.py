@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
-from comfy_server import Server
-from workflows import MODELS, SAVE, UPSCALE, changed, quick
+from comfy_server import ROOT, Server
+from workflows import MODELS, PICTURE, SAVE, UPSCALE, changed, quick, with_node
 
 BUILT_IN = "starter (built in)"
 
@@ -47,3 +50,19 @@ def test_the_small_network_goes_before_other_models_too_unless_it_is_turned_off(
     assert np.abs(pictures[0] - pictures[1]).mean() > 0.1
     resized = server.client.run(quick(seed=72, creativity=0.0))
     assert resized.outputs[UPSCALE]["text"] == [""]
+
+
+def test_comfyui_itself_loads_the_small_network(server: Server, starter_folder: Path) -> None:
+    name = Path("sr") / "starter-sr-2x.safetensors"
+    shipped = ROOT / "starter" / name
+    shutil.copy(shipped if shipped.is_file() else starter_folder / name, server.models("upscale_models"))
+    workflow = with_node(quick(seed=73), "network", "UpscaleModelLoader", model_name=name.name)
+    workflow = with_node(
+        workflow, "larger", "ImageUpscaleWithModel", upscale_model=["network", 0], image=[PICTURE, 0]
+    )
+    workflow = changed(workflow, UPSCALE, upscale_model=["network", 0])
+    workflow = with_node(workflow, "saved", "SaveImage", images=["larger", 0], filename_prefix="larger")
+    run = server.client.run(workflow)
+    assert run.outcome == "execution_success", run.error
+    assert server.client.picture(run, "saved").size == (154, 134)
+    assert "starter-sr" not in run.outputs[UPSCALE]["text"][0]  # it is the user's own here
