@@ -209,3 +209,32 @@ def test_the_journal_says_what_was_spent_and_nothing_private(fal: FalServer, pri
         assert secret.encode() not in content
     assert json.loads((private_folder / "settings.json").read_text())
     assert (private_folder / "journal.sqlite").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_stands_between_does_not_close_a_request(fal: FalServer, private_folder: Path) -> None:
+    """A captive portal, or a proxy that wants a password, says nothing about what runs behind it."""
+    for call in ("status", "result"):
+        fal.faults[call].append(Fault(status=407, body="<html>Proxy login</html>"))
+        with pytest.raises(RemoteError, match="cannot be asked for"):
+            upscale(fal, private_folder, [photo()])
+    upscale(fal, private_folder, [photo()])
+    assert len(fal.jobs) == 1
+
+
+def test_a_closed_request_can_be_collected_beside_the_one_that_replaced_it(
+    fal: FalServer, private_folder: Path
+) -> None:
+    fal.faults["status"].append(Fault(status=404))
+    with pytest.raises(UnknownOutcomeError):
+        upscale(fal, private_folder, [photo()])
+    first = next(iter(fal.jobs))
+    fal.hold = True
+
+    async def run() -> list[str]:
+        async with remote(private_folder, if_unknown="resubmit") as upscaler:
+            await upscaler.submit(pictures([photo()]))
+            return [result.request_id for result in await upscaler.collect([first])]
+
+    assert asyncio.run(run()) == [first]
+    states = [entry.state for entry in Journal(private_folder).entries()]
+    assert states == ["submitted", "done"]

@@ -138,13 +138,16 @@ class Journal:
             return self._find(connection, fingerprint, force)
 
     def update(self, entry: Entry, **values: Any) -> Entry:
-        """Change an entry; returns it as it is now."""
+        """Change an entry; returns it as it is now.
+
+        One that was closed stays so while another of its fingerprint is alive.
+        """
         values["updated"] = time.time()
-        assignments = ", ".join(f"{name} = ?" for name in values)
         with self._connect() as connection:
-            connection.execute(
-                f"UPDATE requests SET {assignments} WHERE id = ?", (*values.values(), entry.id)
-            )
+            try:
+                self._set(connection, entry.id, values)
+            except sqlite3.IntegrityError:
+                self._set(connection, entry.id, {n: v for n, v in values.items() if n != "state"})
             return self._get(connection, entry.id)
 
     def get(self, entry: Entry) -> Entry:
@@ -206,6 +209,11 @@ class Journal:
                 (fingerprint,),
             ).fetchone()
         return _entry(row)
+
+    @staticmethod
+    def _set(connection: sqlite3.Connection, id: int, values: dict[str, Any]) -> None:
+        assignments = ", ".join(f"{name} = ?" for name in values)
+        connection.execute(f"UPDATE requests SET {assignments} WHERE id = ?", (*values.values(), id))
 
     @staticmethod
     def _get(connection: sqlite3.Connection, id: int | None) -> Entry:

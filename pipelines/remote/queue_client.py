@@ -174,13 +174,20 @@ class QueueClient:
         Raises `LookupError` if the service does not know it, `CredentialError` and `RemoteError`.
         """
         answer = await self.transport.send_safely(
-            "GET", request.url + "/status?logs=1", patience=patience, seconds=30
+            "GET",
+            request.url + "/status?logs=1",
+            patience=patience,
+            seconds=30,
+            is_fine=lambda answer: answer.status < 500 and answer.status != 429,
         )
         if answer.status == 404:
             raise LookupError(request.id)
         content = answer.json()
-        if answer.status not in (200, 202):
+        if answer.status in (401, 403):
             raise self._refusal(answer, request.id)
+        if answer.status not in (200, 202):
+            # No word about the request itself, which may well be running.
+            raise RemoteError(f"its state cannot be asked for: {self._describe(answer)}", request.id)
         if not isinstance(content, dict) or not isinstance(content.get("status"), str):
             raise RemoteError("the service's answer about the state cannot be understood", request.id)
         position = content.get("queue_position")
@@ -206,6 +213,8 @@ class QueueClient:
             raise LookupError(request.id)
         if answer.status >= 500:
             raise FailedError(self._describe(answer), request.id)
+        if not (200 <= answer.status < 300 or answer.is_from_app):
+            raise RemoteError(f"the result cannot be asked for: {self._describe(answer)}", request.id)
         if not 200 <= answer.status < 300:
             raise self._refusal(answer, request.id)
         content = answer.json()

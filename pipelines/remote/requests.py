@@ -176,7 +176,7 @@ class Requests:
         """An entry for a request that was not submitted from here, or whose answer was lost."""
         request = self.client.locate(request_id)
         server = self.client.transport.server.name
-        entry, is_new = self.journal.claim(
+        entry, _ = self.journal.claim(
             f"request:{server}:{self.client.app}:{request_id}",
             server=server,
             app=self.client.app,
@@ -185,7 +185,7 @@ class Requests:
             megapixels=0.0,
             cost=0.0,
         )
-        return self._submitted(entry, request) if is_new else entry
+        return entry if entry.request_id else self._submitted(entry, request)
 
     async def fetch(self, entry: Entry, number: int = 0) -> tuple[Entry, bytes]:
         """Wait for a submitted request and get its result, from the cache if it is there.
@@ -201,7 +201,7 @@ class Requests:
         request = replace(self.client.locate(entry.request_id), url=entry.url)
         was_cancelled = entry.state == "cancelling"
         try:
-            if entry.state in ("submitted", "cancelling"):
+            if entry.state not in ("completed", "done"):
                 await self._wait(entry, request, number)
             return await self._download(entry, request, number)
         except LookupError:

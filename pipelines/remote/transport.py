@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -52,6 +52,12 @@ class Answer:
     def is_from_proxy(self) -> bool:
         """Whether a proxy before the service answered, which then never saw the request."""
         return b"nginx" in self.body and "x-fal-request-id" not in self.headers
+
+    @property
+    def is_from_app(self) -> bool:
+        """Whether this is what an app answered, and not something between it and here."""
+        content = self.json()
+        return "x-fal-request-id" in self.headers or (isinstance(content, dict) and "detail" in content)
 
     @property
     def pause(self) -> float:
@@ -130,11 +136,18 @@ class Transport:
             raise LostError(self.scrub(_reason(error))) from None
 
     async def send_safely(
-        self, method: str, url: str, *, patience: float, first_pause: float = 0.5, **details: Any
+        self,
+        method: str,
+        url: str,
+        *,
+        patience: float,
+        first_pause: float = 0.5,
+        is_fine: Callable[[Answer], bool] | None = None,
+        **details: Any,
     ) -> Answer:
         """A request that may be repeated without harm: until it is answered, for up to `patience` seconds.
 
-        429, and 5xx of a proxy before the service, are repeated too, with growing pauses. Raises
+        Answers that are not fine (by default: `is_temporary` ones) count as none; pauses grow. Raises
         `UnreachableError`.
         """
         loop = asyncio.get_running_loop()
@@ -143,7 +156,7 @@ class Transport:
             asked = 0.0
             try:
                 answer = await self.send(method, url, **details)
-                if not is_temporary(answer):
+                if is_fine(answer) if is_fine else not is_temporary(answer):
                     return answer
                 reason, asked = f"it answered {answer.status}", answer.pause
             except (NotSentError, LostError) as error:
@@ -157,8 +170,8 @@ class Transport:
 
 
 def is_temporary(answer: Answer) -> bool:
-    """Whether the same question may be answered a moment later."""
-    return answer.status == 429 or (answer.status >= 500 and "x-fal-request-id" not in answer.headers)
+    """Whether the same question may be answered a moment later: not if an app's own word was passed on."""
+    return answer.status == 429 or (answer.status >= 500 and not answer.is_from_app)
 
 
 def backoff(number: int, first: float = 0.5) -> float:
