@@ -31,7 +31,7 @@ UNET = {
     "layers_per_block": 2,
 }
 
-SMALL = {"block_out_channels": (32, 32, 32, 32), "attention_head_dim": 4}
+SMALL = {"block_out_channels": (32, 32, 64, 64), "attention_head_dim": (4, 4, 8, 8)}
 """In place of the same settings, for where the reference weights do not matter."""
 
 
