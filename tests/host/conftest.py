@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from comfy_server import Server, find_hosts, running
 from PIL import Image
 from skimage import data
 
+import ccsr_files
 import tiny_checkpoints
 from tiny_starter import write_starter_diffusion, write_starter_sr
 
@@ -38,6 +40,8 @@ def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_checkpoints.write_sd15(models / "checkpoints" / "v1-5-pruned-emaonly.safetensors")
     tiny_checkpoints.write_controlnet(models / "controlnet" / "control_v11f1e_sd15_tile.pth")
     tiny_checkpoints.write_sdxl(models / "checkpoints" / "sd_xl_base_1.0.safetensors")
+    text = {"cond_stage_model.emb": torch.zeros(1, 77, 16)}
+    ccsr_files.write_v1(models / "checkpoints" / "real-world_ccsr-fp16.safetensors", text, **ccsr_files.SMALL)
     return models
 
 
