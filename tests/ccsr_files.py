@@ -41,8 +41,13 @@ def golden(version: str) -> dict[str, Tensor]:
         return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 
-def make_networks(**unet: object) -> tuple[UNet2DConditionModel, ControlNetModel, AutoencoderKL]:
-    """UNet, ControlNet with `condition_conv_in` in place of its hint encoder, and VAE, not initialised."""
+def make_networks(
+    vae_channels: tuple[int, ...] = (), **unet: object
+) -> tuple[UNet2DConditionModel, ControlNetModel, AutoencoderKL]:
+    """UNet, ControlNet with `condition_conv_in` in place of its hint encoder, and VAE, not initialised.
+
+    The VAE is as wide as the UNet, or has `vae_channels`.
+    """
     settings = {**UNET, **unet}
     with torch.device("meta"):
         network = UNet2DConditionModel(**settings)
@@ -52,7 +57,7 @@ def make_networks(**unet: object) -> tuple[UNet2DConditionModel, ControlNetModel
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=settings["block_out_channels"],
+            block_out_channels=vae_channels or settings["block_out_channels"],
             layers_per_block=2,
             scaling_factor=0.18215,
             sample_size=512,
