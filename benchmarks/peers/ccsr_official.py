@@ -15,7 +15,7 @@ from torch import Tensor, nn
 def prepare(
     checkout: Path, tensors: dict[str, Tensor], settings: dict[str, Any], device: torch.device
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Its tiled diffusion with Gaussian weights, as a function of picture and first noise; strictly loaded."""
+    """Its tiled diffusion with Gaussian weights, as a function of picture and first noise."""
     _stand_in_for_libraries()
     sys.path.insert(0, str(checkout))
     from ldm.xformers_state import disable_xformers  # noqa: PLC0415
