@@ -129,6 +129,20 @@ def test_a_picture_inside_the_result_is_read_and_nothing_else_is(
             upscale(fal, private_folder, [photo(number + 1)])
 
 
+def test_a_result_that_cannot_be_used_is_replaced_only_when_forced(
+    fal: FalServer, private_folder: Path
+) -> None:
+    for number, image in enumerate(({"url": "https://elsewhere.example/x.png"}, {"size": 3})):
+        fal.output = lambda job, output, image=image: {"image": image}
+        for _ in range(2):
+            with pytest.raises(ResultError):
+                upscale(fal, private_folder, [photo(number)])
+        assert len(fal.jobs) == 2 * number + 1
+        fal.output = lambda job, output: output
+        upscale(fal, private_folder, [photo(number)], force_new=True)
+        assert len(fal.jobs) == 2 * number + 2
+
+
 def test_a_black_result_is_told_unless_the_picture_was_black(fal: FalServer, private_folder: Path) -> None:
     fal.paint = lambda picture, arguments: Image.new("RGB", (64, 48))
     for _ in range(2):

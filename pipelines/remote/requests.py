@@ -126,8 +126,12 @@ class Requests:
                     continue
             if entry.state == "unknown":
                 self._give_up_unknown(entry)
-                continue
-            return entry
+            elif entry.state == "completed" and force:
+                self.journal.update(
+                    entry, state="abandoned"
+                )  # finished, if not fetched: not what was asked for
+            else:
+                return entry
 
     def _give_up_unknown(self, entry: Entry) -> None:
         if self.options.if_unknown == "resubmit":
@@ -249,21 +253,20 @@ class Requests:
         return text
 
     async def _download(self, entry: Entry, request: Request, number: int) -> tuple[Entry, bytes]:
-        url = entry.result_url
+        url, is_gone = entry.result_url, False
+        was_delivered = entry.state == "done"
         try:
             result = await self.client.result(request, patience=self.options.unreachable_seconds)
+            billed = self.client.scrub(result.billable_units, 40)
+            entry = self.journal.update(entry, state="completed", billed=billed)
             output = read_output(result.output, request.id)
             url = output.url
-            entry = self.journal.update(
-                entry,
-                state="completed",
-                seed=output.seed,
-                billed=self.client.scrub(result.billable_units, 40),
-                result_url="" if url.startswith("data:") else url.partition("?")[0],
-            )
+            shown = "" if url.startswith("data:") else url.partition("?")[0]
+            entry = self.journal.update(entry, seed=output.seed, result_url=shown)
         except LookupError:
             if not url:
-                raise  # else the picture may outlive what the service remembers of it
+                raise
+            is_gone = True  # but the picture may outlive what the service remembers of it
         self._tell(number, entry, "state", "fetching the result")
         try:
             data = await fetch(
@@ -273,7 +276,7 @@ class Requests:
                 request_id=request.id,
             )
         except ResultError:
-            if url == entry.result_url and entry.state == "done":
+            if is_gone and (was_delivered or entry.age > KEPT_SECONDS):
                 raise LookupError(request.id) from None
             raise
         self.cache.put(entry, data)

@@ -25,6 +25,8 @@ MAX_REDIRECTS = 3
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 30.0
 ATTEMPTS = 3
+SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+"""How PNG and JPEG files begin."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,18 @@ def read_output(output: Mapping[str, Any], request_id: str) -> Output:
 
 
 async def fetch(url: str, transport: Transport, *, seconds: float, request_id: str) -> bytes:
-    """The bytes of a result, at most `MAX_BYTES`, within `seconds`. The key is not sent.
+    """The bytes of a picture, at most `MAX_BYTES`, within `seconds`. The key is not sent.
 
     Raises `ResultError` and `TimeLimitError`; the request stays finished, and can be fetched again.
     """
+    data = await _fetch(url, transport, seconds, request_id)
+    is_picture = data.startswith(SIGNATURES) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+    if not is_picture:
+        raise ResultError("the result is no PNG, JPEG or WebP picture", request_id)
+    return data
+
+
+async def _fetch(url: str, transport: Transport, seconds: float, request_id: str) -> bytes:
     if url.startswith("data:"):
         return _read_data_uri(url, request_id)
     stop = Flag()

@@ -16,7 +16,7 @@ from comfy_client import Run
 from comfy_server import Server
 from PIL import Image
 
-from fal_server import KEY, FalServer, enlarge
+from fal_server import KEY, FalServer, Fault, enlarge
 from remote_calls import ENDPOINT, all_bytes, write_settings
 
 Workflow = dict[str, Any]
@@ -128,13 +128,31 @@ def test_an_interrupt_cancels_within_a_second_and_other_branches_run_meanwhile(
     assert leaks(server, run) == []
 
 
-def test_a_refusal_fails_the_node_with_the_services_words(server: Server, service: FalServer) -> None:
-    service.failure = (422, {"detail": [{"loc": ["body", "scale"], "msg": f"no: {KEY}", "type": "t"}]}, {})
-    run = server.client.run(workflow(server))
-    assert run.outcome == "execution_error" and run.error["node_id"] == "2"
-    assert "scale: no: [removed] (t)" in run.error["exception_message"]
-    assert next(iter(service.jobs)) in run.error["exception_message"]
-    assert leaks(server, run) == []
+ECHO = json.dumps(
+    {"detail": [{"loc": ["body", "scale"], "msg": f"no: Key {KEY}", "type": "t", "input": KEY}]}
+)
+FAILURES = {
+    "scale: no": ("submit", Fault(status=422, body=ECHO)),
+    "refuses the key": ("submit", Fault(status=401, body=json.dumps({"detail": f"bad {KEY}"}))),
+    "nobody knows whether": ("submit", Fault(drop=True, after=True)),
+    "cannot be asked for": ("status", Fault(status=418, body=f"Authorization: Key {KEY}")),
+    "[HTTP 500]": ("result", Fault(status=500, body=ECHO, headers={"x-fal-request-id": "1"})),
+    "is no PNG": ("file", Fault(status=200, body=KEY, headers={"Content-Type": "image/png"})),
+}
+
+
+def test_failures_are_told_in_its_words_without_the_key(server: Server, service: FalServer) -> None:
+    runs = []
+    for words, (call, fault) in FAILURES.items():
+        service.faults[call].append(fault)
+        run = server.client.run(workflow(server))
+        assert run.outcome == "execution_error" and run.error["node_id"] == "2"
+        message = run.error["exception_message"]
+        assert words in message
+        if call not in ("submit", "file"):
+            assert list(service.jobs)[-1] in message
+        runs.append(run)
+    assert leaks(server, runs) == []
 
 
 def test_an_error_elsewhere_cancels_what_was_submitted(server: Server, service: FalServer) -> None:
