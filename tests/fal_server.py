@@ -15,61 +15,23 @@ import time
 import uuid
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 from PIL import Image
 
+from fal_records import Call, Fault, Job
+from fal_storage import FalStorage
+
 KEY = "sentinel-key-id-7f3a:sentinel-secret-9b1c"
 """The only key it takes; to be searched for where it must not be."""
-TOKEN = "upload-token-55d2"
 
 
-@dataclass
-class Call:
-    """One request that arrived."""
-
-    name: str
-    method: str
-    path: str
-    host: str
-    query: dict[str, str]
-    headers: dict[str, str]
-    body: Any = None
-
-
-@dataclass
-class Fault:
-    """What goes wrong with a request, before it is acted on or, with `after`, when it was."""
-
-    status: int = 0
-    body: str = ""
-    headers: dict[str, str] = field(default_factory=dict)
-    drop: bool = False
-    after: bool = False
-    seconds: float = 0.0
-
-
-@dataclass
-class Job:
-    """A submitted request."""
-
-    id: str
-    app: str
-    arguments: dict[str, Any]
-    created: float
-    headers: dict[str, str]
-    webhook: str = ""
-    cancelled_at: float = 0.0
-    is_held: bool = False
-    error: tuple[int, Any, dict[str, str]] | None = None
-
-
-class FalServer:
+class FalServer(FalStorage):
     """Start with `with FalServer() as server`; the settings may be changed at any time."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.queue_seconds = 0.05
         self.run_seconds = 0.1
         self.hold = False
@@ -89,8 +51,6 @@ class FalServer:
         self.jobs: dict[str, Job] = {}
         self.faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
         """By the call's name: submit, status, stream, result, cancel, token, upload, part, price, file."""
-        self.files: dict[str, tuple[bytes, str]] = {}
-        self.parts: dict[str, dict[int, bytes]] = {}
         self.most_at_once = 0
         self._ready = threading.Event()
 
@@ -336,72 +296,6 @@ class FalServer:
             amount, unit = self.prices[app]
             prices = [{"endpoint_id": app, "unit_price": amount, "unit": unit, "currency": "USD"}]
         return web.json_response({"prices": prices, "next_cursor": None, "has_more": False})
-
-    # storage
-
-    async def _token(self, request: web.Request) -> web.Response:
-        content = {
-            "token": TOKEN,
-            "token_type": "Bearer",
-            "base_url": f"http://localhost:{self.port}/cdn",
-            "expires_at": "2099-01-01T00:00:00+00:00",
-        }
-        return web.json_response(content)
-
-    def _check_token(self, request: web.Request) -> None:
-        if request.headers.get("Authorization") != f"Bearer {TOKEN}":
-            raise web.HTTPUnauthorized
-
-    def _new_file(self) -> tuple[str, str]:
-        name = uuid.uuid4().hex + ".png"
-        return name, f"http://localhost:{self.port}/cdn/file/{name}"
-
-    async def _upload(self, request: web.Request) -> web.Response:
-        self._check_token(request)
-        name, url = self._new_file()
-        self.files[name] = (await request.read(), request.headers.get("Content-Type", ""))
-        return web.json_response({"access_url": url})
-
-    async def _multipart(self, request: web.Request) -> web.Response:
-        self._check_token(request)
-        name, url = self._new_file()
-        self.parts[name] = {}
-        return web.json_response({"access_url": url, "uploadId": "upload-1"})
-
-    async def _part(self, request: web.Request) -> web.Response:
-        self._check_token(request)
-        number = int(request.match_info["part"])
-        self.parts[request.match_info["name"]][number] = await request.read()
-        return web.Response(headers={"ETag": f'"part-{number}"'})
-
-    async def _complete(self, request: web.Request) -> web.Response:
-        self._check_token(request)
-        name, listed = request.match_info["name"], (await request.json())["parts"]
-        numbers = [part["partNumber"] for part in listed]
-        assert sorted(numbers) == sorted(self.parts[name])
-        assert all(part["etag"].strip('"') == f"part-{part['partNumber']}" for part in listed)
-        content = b"".join(self.parts[name][number] for number in sorted(numbers))
-        self.files[name] = (content, "image/png")
-        return web.json_response({})
-
-    async def _initiate(self, request: web.Request) -> web.Response:
-        name, url = self._new_file()
-        signed = f"http://localhost:{self.port}/cdn/signed/{name}?signature=secret"
-        return web.json_response({"upload_url": signed, "file_url": url})
-
-    async def _signed(self, request: web.Request) -> web.Response:
-        self.files[request.match_info["name"]] = (await request.read(), "image/png")
-        return web.Response()
-
-    async def _file(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
-        if name not in self.files:
-            raise web.HTTPNotFound
-        data, kind = self.files[name]
-        return web.Response(body=data, headers={"Content-Type": kind})
-
-    async def _elsewhere(self, request: web.Request) -> web.Response:
-        return web.json_response({"detail": f"no such route: {request.path}"}, status=404)
 
 
 def enlarge(picture: Image.Image, arguments: dict[str, Any]) -> Image.Image:

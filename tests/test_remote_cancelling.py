@@ -13,7 +13,8 @@ import pytest
 from creative_upscaler.pipelines.remote import following
 from creative_upscaler.pipelines.remote.errors import RemoteError, TimeLimitError
 from creative_upscaler.pipelines.remote.journal import Journal
-from fal_server import FalServer, Fault
+from fal_records import Fault
+from fal_server import FalServer
 from remote_calls import photo, pictures, remote, upscale
 
 

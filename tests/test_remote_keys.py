@@ -18,7 +18,9 @@ from creative_upscaler.pipelines.remote.errors import CredentialError, RemoteErr
 from creative_upscaler.pipelines.remote.scrubbing import Scrubber
 from creative_upscaler.pipelines.remote.settings import FAL_SERVER, load_settings
 from creative_upscaler.pipelines.remote.transport import Transport
-from fal_server import KEY, TOKEN, FalServer, Fault
+from fal_records import Fault
+from fal_server import KEY, FalServer
+from fal_storage import TOKEN
 from remote_calls import all_bytes, photo, pictures, remote, upscale, write_settings
 
 SECRETS = (KEY, *KEY.split(":"))

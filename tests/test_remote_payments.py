@@ -21,7 +21,8 @@ from creative_upscaler.pipelines.remote.errors import (
     UnreachableError,
 )
 from creative_upscaler.pipelines.remote.journal import Journal
-from fal_server import KEY, FalServer, Fault
+from fal_records import Fault
+from fal_server import KEY, FalServer
 from remote_calls import photo, pictures, remote, upscale, write_settings
 
 NGINX = "<html><center>nginx</center></html>"

@@ -21,7 +21,8 @@ from creative_upscaler.pipelines.remote import results
 from creative_upscaler.pipelines.remote.errors import CredentialError, RejectedError, ResultError
 from creative_upscaler.pipelines.remote.following import wait_until_completed
 from creative_upscaler.pipelines.remote.queue_client import COMPLETED, Request, Status
-from fal_server import FalServer, Fault, enlarge
+from fal_records import Fault
+from fal_server import FalServer, enlarge
 from https_server import Served
 from remote_calls import options, photo, upscale, write_settings
 

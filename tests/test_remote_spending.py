@@ -23,7 +23,8 @@ from creative_upscaler.pipelines.remote.scrubbing import Scrubber
 from creative_upscaler.pipelines.remote.settings import load_settings
 from creative_upscaler.pipelines.remote.transport import Transport
 from creative_upscaler.pipelines.remote.uploads import Uploader
-from fal_server import KEY, FalServer, Fault
+from fal_records import Fault
+from fal_server import KEY, FalServer
 from remote_calls import APP, photo, remote, upscale, write_settings
 
 MEGAPIXELS = 48 * 64 / 1e6

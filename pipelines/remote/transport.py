@@ -82,9 +82,9 @@ class Transport:
 
     async def __aenter__(self) -> Transport:
         self._session = aiohttp.ClientSession(
-            # A connection is used once: a request lost on a stale one may or may not have arrived.
-            # Names are looked up once: while the interpreter shuts down, when cancelling still matters, there
-            # are no threads left to do it.
+            # A connection is used once, as a request lost on a stale one may or may not have arrived; a name
+            # is looked up once, as there are no threads for that while the interpreter shuts down and a
+            # request has still to be cancelled.
             connector=aiohttp.TCPConnector(force_close=True, limit=0, ttl_dns_cache=None),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": AGENT, "Accept-Encoding": "identity"},

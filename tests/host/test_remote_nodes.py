@@ -16,7 +16,8 @@ from comfy_client import Run
 from comfy_server import Server
 from PIL import Image
 
-from fal_server import KEY, FalServer, Fault, enlarge
+from fal_records import Fault
+from fal_server import KEY, FalServer, enlarge
 from remote_calls import ENDPOINT, all_bytes, write_settings
 
 Workflow = dict[str, Any]
