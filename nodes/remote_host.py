@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import time
 from collections.abc import Coroutine, Mapping
@@ -27,6 +28,9 @@ SHUTDOWN_SECONDS = 2.0
 
 STEPS = {"upload": 1, "submitted": 1, "state": 2, "note": 2, "done": 4}
 """How far a picture is after an event, of 4."""
+
+TO_LOG = ("plan", "submitted", "note")
+"""What is worth finding again after a crash."""
 
 _running: set[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = set()
 """What is to be cancelled when ComfyUI shuts down."""
@@ -59,6 +63,9 @@ class NodeReport:
         self._shown: tuple[str, int] = ("", -1)
 
     def __call__(self, event: Event) -> None:
+        if event.kind in TO_LOG:
+            number = f" ({event.request_id})" if event.request_id else ""
+            logging.info("Creative Upscale (fal): %s%s", event.text, number)
         if event.kind == "plan":
             self._plan = event.text
             return

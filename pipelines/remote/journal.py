@@ -111,7 +111,8 @@ class Journal:
         if not self.path.exists():
             os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
         with self._connect() as connection:
-            connection.executescript(_SCHEMA)
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                connection.executescript(_SCHEMA)
 
     def claim(self, fingerprint: str, *, force: bool = False, **values: Any) -> tuple[Entry, bool]:
         """The entry that has, or may get, the result; True if it is new and the caller is to submit it.

@@ -1,4 +1,4 @@
-"""The settings field for keys in ComfyUI's own page: it sets a key and leaves no trace of it."""
+"""ComfyUI's own page: new remote nodes keep their seed; the field for keys leaves no trace of one."""
 
 from __future__ import annotations
 
@@ -24,14 +24,23 @@ TYPE = f"""(() => {{ const field = {FIELD}; field.value = %s;
   [...document.querySelectorAll('.creative-upscaler-keys button')][0].click(); return true }})()"""
 KEPT = """(async () => JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie,
   document.documentElement.outerHTML, (await indexedDB.databases()).map((base) => base.name)]))()"""
+NEW_NODE = """(() => { const node = window.LiteGraph.createNode(%s); window.app.graph.add(node);
+  return node.widgets.find((widget) => widget.name === 'control_after_generate').value })()"""
+SAVED_NODE = """(() => { const [node] = window.app.graph.nodes; const saved = node.serialize();
+  saved.widgets_values[node.widgets.findIndex((w) => w.name === 'control_after_generate')] = 'increment';
+  node.configure(saved); return node.widgets.find((w) => w.name === 'control_after_generate').value })()"""
 
 
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium")
-def test_a_key_is_set_in_the_settings_and_kept_nowhere_in_the_browser(server: Server, tmp_path: Path) -> None:
+def test_seeds_stay_and_a_key_is_set_in_the_settings_and_kept_nowhere(server: Server, tmp_path: Path) -> None:
     (private(server) / "credentials.json").unlink(missing_ok=True)
     server.client.post("/settings", SEEN)
     with browsing(f"http://{server.client.address}/", tmp_path / "profile") as page:
         page.wait_for("!!window.app?.extensionManager?.command && !!window.app?.graph")
+        page.evaluate("window.app.graph.clear()")
+        for name in ("CreativeUpscaler_Remote", "CreativeUpscaler_RemoteSubmit"):
+            assert page.evaluate(NEW_NODE % json.dumps(name)) == "fixed"
+        assert page.evaluate(SAVED_NODE) == "increment"
         page.evaluate(OPEN)
         page.wait_for(CATEGORY)
         page.wait_for(f"!!{FIELD}")
