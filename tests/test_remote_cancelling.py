@@ -142,3 +142,28 @@ def test_an_error_of_whom_it_is_told_to_cancels_all_that_runs(fal: FalServer, pr
     with pytest.raises(RuntimeError, match="display"):
         upscale(fal, private_folder, [photo(n) for n in range(4)], report=report)
     assert len(fal.jobs) == 2 and all(job.cancelled_at for job in fal.jobs.values())
+
+
+def test_a_second_cancel_of_everything_leaves_nothing_half_done(fal: FalServer, private_folder: Path) -> None:
+    """When another node fails, ComfyUI's `asyncio.run` cancels every task there is."""
+    fal.hold = True
+    fal.faults["submit"].append(Fault(after=True, seconds=0.4))  # one on its way, one running
+
+    async def run() -> None:
+        async with remote(private_folder) as upscaler:
+            task = asyncio.create_task(upscaler.upscale(pictures([photo(n) for n in range(2)])))
+            while len(fal.jobs) < 2 or not fal.named("status"):
+                await asyncio.sleep(0.005)
+            fal.faults["cancel"].append(Fault(seconds=0.3))
+            for _ in range(2):
+                task.cancel()
+                await asyncio.sleep(0.05)
+                for other in asyncio.all_tasks() - {asyncio.current_task()}:
+                    other.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(run())
+    states = {entry.state for entry in Journal(private_folder).entries()}
+    assert states == {"cancelling", "unknown"}  # never "failed", after which it would be submitted again
+    assert sum(bool(job.cancelled_at) for job in fal.jobs.values()) == 1

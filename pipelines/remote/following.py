@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 
 from .errors import TimeLimitError
 from .options import RemoteOptions
 from .queue_client import COMPLETED, QUEUED, QueueClient, Request, Status
-from .transport import LostError, NotSentError
+from .transport import LostError, NotSentError, wait_out
 
 CANCEL_SECONDS = 3.0
 SLOWEST = 4
@@ -73,13 +72,14 @@ async def cancel(client: QueueClient, request: Request) -> str:
             except (NotSentError, LostError):
                 await asyncio.sleep(0.2)
 
-    task = asyncio.create_task(ask())
-    end = asyncio.get_running_loop().time() + CANCEL_SECONDS
-    while not task.done() and (left := end - asyncio.get_running_loop().time()) > 0:
-        # Cancelled once more while this is under way: it has to be brought to its end all the same.
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait({task}, timeout=left)
-    if not task.done():
-        task.cancel()
-        return ""
-    return "" if task.cancelled() or task.exception() else task.result()
+    clock = asyncio.get_running_loop().time
+    end = clock() + CANCEL_SECONDS
+    while (left := end - clock()) > 0:
+        task = asyncio.create_task(ask())
+        await wait_out([task], left)
+        if not task.done():
+            task.cancel()
+            break
+        if not task.cancelled():  # by whoever cancels all there is: ask once more
+            return "" if task.exception() else task.result()
+    return ""

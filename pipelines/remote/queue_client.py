@@ -22,7 +22,7 @@ from .errors import (
 )
 from .messages import describe_refusal
 from .settings import DASHBOARD
-from .transport import Answer, LostError, NotSentError, Transport, backoff
+from .transport import Answer, LostError, NotSentError, Transport, backoff, wait_out
 
 SUBMIT_ATTEMPTS = 4
 SUBMIT_SECONDS = 60
@@ -129,10 +129,9 @@ class QueueClient:
         try:
             return await asyncio.shield(sending)
         except asyncio.CancelledError:
-            await asyncio.wait({sending}, timeout=GRACE_SECONDS)
-            if not sending.done():
+            await wait_out([sending], GRACE_SECONDS)
+            if not sending.done() or sending.cancelled():
                 sending.cancel()
-                await asyncio.wait({sending})
                 raise SubmitCancelled(None) from None
             try:
                 request = self._accepted(sending.result())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -167,6 +168,18 @@ class Transport:
                 raise UnreachableError(f"{host} cannot be reached: {reason}; try again later") from None
             await asyncio.sleep(pause)
             number += 1
+
+
+async def wait_out(tasks: Sequence[asyncio.Task[Any]], seconds: float) -> None:
+    """Wait until these are done, or so long, even if cancelled (again) meanwhile.
+
+    For the end of something that must not be left half done; the caller is ending already.
+    """
+    clock = asyncio.get_running_loop().time
+    end = clock() + seconds
+    while not all(task.done() for task in tasks) and (left := end - clock()) > 0:
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait(tasks, timeout=left)
 
 
 def is_temporary(answer: Answer) -> bool:

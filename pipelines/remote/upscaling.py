@@ -25,10 +25,13 @@ from .result_cache import ResultCache
 from .scrubbing import Scrubber
 from .settings import RemoteSettings, Server, load_settings
 from .spending import check_spending, fetch_price
-from .transport import Transport
+from .transport import Transport, wait_out
 from .uploads import DATA_URI_BYTES, Uploader, data_uri
 
 Found = TypeVar("Found")
+
+CLEANUP_SECONDS = 15.0
+"""Longest that cancelling what was submitted may take; usually it is a round trip."""
 
 
 class RemoteUpscaler:
@@ -235,7 +238,7 @@ class RemoteUpscaler:
         except asyncio.CancelledError:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await wait_out(tasks, CLEANUP_SECONDS)
             raise
         _raise_failures(outcomes, names)
         return list(outcomes)  # type: ignore[arg-type]
