@@ -60,7 +60,7 @@ def test_both_clients_get_the_same_picture(
 
 
 def test_the_official_client_passes_against_the_server(
-    fal: FalServer, official: fal_client.SyncClient, tmp_path: Path
+    fal: FalServer, official: fal_client.SyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fal.hold = True
     handle = official.submit(
@@ -73,8 +73,20 @@ def test_the_official_client_passes_against_the_server(
         handle.get()
     big = tmp_path / "big.png"
     big.write_bytes(bytes(range(256)) * 100)
-    url = official.upload_file(big, repository="fal")
-    assert fal.files[url.rpartition("/")[2]][0] == big.read_bytes()
+    for threshold, repository in ((10**9, "fal"), (10**9, "fal_v3"), (10000, "fal_v3")):
+        monkeypatch.setattr(fal_client.client, "MULTIPART_THRESHOLD", threshold)
+        monkeypatch.setattr(fal_client.client, "MULTIPART_CHUNK_SIZE", 4000)
+        url = official.upload_file(big, repository=repository)
+        assert fal.files[url.rpartition("/")[2]][0] == big.read_bytes()
+    assert len(fal.named("part")) == 7
+    fal.release()
+
+    async def subscribe() -> dict[str, Any]:
+        return await fal_client.AsyncClient(key=KEY).subscribe(
+            APP, {"image_url": "https://example.com/a.png"}, with_logs=True
+        )
+
+    assert asyncio.run(subscribe())["image"]["width"] == 16
 
 
 def test_every_setting_is_sent_under_fals_name_with_its_default() -> None:
