@@ -32,8 +32,8 @@ class FalServer(FalStorage):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue_seconds = 0.05
-        self.run_seconds = 0.1
+        self.queue_seconds = 0.02
+        self.run_seconds = 0.04
         self.hold = False
         """New requests run until `release`."""
         self.refuses_cancel = False

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from creative_upscaler.pipelines.remote import following
+from creative_upscaler.pipelines.remote import following, transport
 from creative_upscaler.pipelines.remote.errors import RemoteError, TimeLimitError
 from creative_upscaler.pipelines.remote.journal import Journal
 from fal_records import Fault
@@ -118,8 +118,9 @@ def test_a_slow_download_ends_and_is_made_up_for(fal: FalServer, private_folder:
 
 
 def test_a_service_that_stumbles_is_asked_again_and_then_given_up(
-    fal: FalServer, private_folder: Path
+    fal: FalServer, private_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(transport, "backoff", lambda number, first: 0.05)
     fal.faults["status"].extend([Fault(status=429), Fault(status=502), Fault(drop=True)])
     fal.faults["result"].append(Fault(status=504))
     upscale(fal, private_folder, [photo()], unreachable_seconds=10.0)

@@ -37,6 +37,7 @@ def official(fal: FalServer, monkeypatch: pytest.MonkeyPatch) -> fal_client.Sync
 def test_both_clients_get_the_same_picture(
     fal: FalServer, official: fal_client.SyncClient, private_folder: Path
 ) -> None:
+    fal.run_seconds = 0.15  # long enough for some lines of the log
     image = photo()
     ours = upscale(fal, private_folder, [image], seed=7)[0]
     arguments = make_arguments(UpscaleParameters(), seed=7)

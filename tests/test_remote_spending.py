@@ -15,6 +15,7 @@ from PIL import Image
 
 from creative_upscaler.pipelines.errors import ParameterError, PictureError
 from creative_upscaler.pipelines.parameters import UpscaleParameters
+from creative_upscaler.pipelines.remote import uploads
 from creative_upscaler.pipelines.remote.errors import CredentialError, RemoteError, SpendLimitError
 from creative_upscaler.pipelines.remote.options import OPTIONS, RemoteOptions
 from creative_upscaler.pipelines.remote.payload import check_model_url, make_arguments
@@ -89,7 +90,10 @@ def test_pictures_travel_as_png_without_loss(fal: FalServer, private_folder: Pat
     assert json.loads(lifetime) == {"expiration_duration_seconds": 86400}
 
 
-def test_large_uploads_go_in_parts_and_survive_faults(fal: FalServer, private_folder: Path) -> None:
+def test_large_uploads_go_in_parts_and_survive_faults(
+    fal: FalServer, private_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "backoff", lambda number: 0.02)
     server = load_settings(private_folder).servers["local"]
     data = bytes(range(256)) * 100
 
