@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from ..pipelines.errors import DownloadError, ModelFileError, UpscalerError
-from .arguments import UsageError, build_parser, read_request
-from .exit_codes import INTERRUPTED, MODEL_FILE_ERROR, OK, USAGE_ERROR
+from .arguments import build_parser, read_request
+from .exit_codes import INTERRUPTED, MODEL_FILE_ERROR, OK, USAGE_ERROR, UsageError
 from .jobs import plan_jobs
 from .models import run_models
 from .table import parameter_table

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field, fields
+import dataclasses
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ from ..pipelines import starter
 from ..pipelines.parameters import PRESETS, Parameter, UpscaleParameters
 from .caption_arguments import add_caption_command
 from .ccsr_arguments import add_ccsr_command
-from .exit_codes import MEANINGS
+from .exit_codes import MEANINGS, UsageError
 from .metadata import FORMATS, read_record
+from .model_arguments import (
+    ModelFiles,
+    add_model_flags,
+    find_model_files,
+    model_file,
+    model_file_or_address,
+)
 from .models import add_models_command
 from .table import default_text
 
 SIZE_SETTINGS = {"scale", "width", "height"}
-
-
-class UsageError(Exception):
-    """The command cannot be carried out as it was given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,32 +49,6 @@ class Request:
     """What to tell the user about models and settings that were chosen for them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelFiles:
-    """The model files of a command."""
-
-    checkpoint: Path | None = None
-    vae: Path | None = None
-    controlnet: Path | None = None
-    loras: list[tuple[Path, float]] = field(default_factory=list)
-    detail_lora: Path | None = None
-    embeddings: list[Path] = field(default_factory=list)
-    upscaler: Path | None = None
-
-    def record(self) -> dict[str, Any]:
-        """Their names, without folders, for the metadata of a result."""
-        names: dict[str, Any] = {
-            role: starter.name_model(path)
-            for role in ("checkpoint", "vae", "controlnet", "detail_lora", "upscaler")
-            if (path := getattr(self, role))
-        }
-        if self.loras:
-            names["loras"] = [[path.name, weight] for path, weight in self.loras]
-        if self.embeddings:
-            names["embeddings"] = [path.name for path in self.embeddings]
-        return names
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = argparse.ArgumentParser(
@@ -89,11 +67,11 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     _add_file_flags(upscale)
-    _add_model_flags(upscale)
+    add_model_flags(upscale)
     settings = upscale.add_argument_group("settings")
     for parameter in UpscaleParameters.declared():
         _add_setting(settings, parameter)
-    add_ccsr_command(commands, _add_file_flags, _add_setting, _model_file)
+    add_ccsr_command(commands, _add_file_flags, _add_setting, model_file)
     add_caption_command(commands, _add_setting)
     add_models_command(commands)
     # Its own flags are in remote_arguments, which parses them.
@@ -132,41 +110,6 @@ def _add_file_flags(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the results as JSON, and nothing else, on standard output")
 
 
-def _add_model_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("models").add_argument
-    file: dict[str, Any] = {"type": _model_file, "metavar": "FILE"}
-    add(
-        "--checkpoint",
-        **file,
-        help="base model (SD 1.5 or SDXL, file or diffusers folder); its family is --model-type unless that "
-        "is given (default: the starter model that ships with this)",
-    )
-    add("--vae", **file, help="VAE in place of the checkpoint's")
-    add(
-        "--controlnet",
-        **file,
-        help="tile ControlNet of the same family; needed unless --shape-preservation is 0",
-    )
-    add(
-        "--lora", type=_weighted_file, action="append", default=[], metavar="FILE[:WEIGHT]", help="repeatable"
-    )
-    add("--detail-lora", **file, help="LoRA whose weight is --detail")
-    add("--embedding", **file, action="append", default=[], help="textual inversion; repeatable")
-    add(
-        "--upscaler",
-        type=_upscaler,
-        metavar="FILE",
-        help="super-resolution model (ESRGAN and its like) to enlarge with; 'none' resamples, 'starter' is "
-        "the one that ships with this (default: starter before a redraw, else none)",
-    )
-    add("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    add(
-        "--dtype",
-        choices=("float32", "float16", "bfloat16"),
-        help="of the diffusion networks (default: device's)",
-    )
-
-
 def _add_setting(group: argparse._ArgumentGroup, parameter: Parameter) -> None:
     flag = "--" + parameter.name.replace("_", "-")
     help = f"{parameter.help} ({parameter.allowed}; default: {default_text(parameter)})".replace("%", "%%")
@@ -176,28 +119,8 @@ def _add_setting(group: argparse._ArgumentGroup, parameter: Parameter) -> None:
         group.add_argument(flag, action=argparse.BooleanOptionalAction, **details)
         return
     metavar = "FILE" if parameter.type is str and parameter.model_source else parameter.type.__name__.upper()
-    kind = _model_file if metavar == "FILE" else parameter.type
+    kind = model_file_or_address if metavar == "FILE" else parameter.type
     group.add_argument(flag, type=kind, metavar=metavar, **details)
-
-
-def _model_file(text: str) -> Path:
-    if "://" in text:
-        raise argparse.ArgumentTypeError(
-            f"{text} is an address; this version does not download models: download it and give the file"
-        )
-    return Path(text)
-
-
-def _upscaler(text: str) -> Path | str:
-    return text if text in ("none", "starter") else _model_file(text)
-
-
-def _weighted_file(text: str) -> tuple[Path, float]:
-    name, colon, weight = text.rpartition(":")
-    try:
-        return (_model_file(name), float(weight)) if colon else (_model_file(text), 1.0)
-    except ValueError:
-        return _model_file(text), 1.0
 
 
 def read_request(arguments: argparse.Namespace) -> Request:
@@ -212,15 +135,17 @@ def read_request(arguments: argparse.Namespace) -> Request:
     if arguments.from_image:
         given = _recorded_settings(arguments.from_image, given) | given
     parameters = UpscaleParameters.from_mapping(given)
-    models = _model_files(arguments, parameters, starter_suits="model_type" not in values)
+    models = find_model_files(arguments, parameters, starter_suits="model_type" not in values)
     if parameters.creativity > 0 and not models.checkpoint:
         raise UsageError("a base model is needed: give --checkpoint FILE, or --creativity 0 to resize only")
-    if parameters.creativity > 0 and parameters.shape_preservation > 0 and not _has_controlnet(models):
+    if parameters.creativity > 0 and parameters.shape_preservation > 0 and not models.has_controlnet:
         raise UsageError("a tile ControlNet is needed: give --controlnet FILE, or --shape-preservation 0")
     limits = starter.Limits.read(models.checkpoint) if models.checkpoint else starter.Limits()
     parameters, notes = limits.fit(parameters, given)
     if parameters.creativity == 0:
-        models = ModelFiles(upscaler=models.upscaler)
+        models = dataclasses.replace(
+            ModelFiles(), upscaler=models.upscaler, ccsr=models.ccsr, safety_checker=models.safety_checker
+        )
     chosen = [
         name
         for role, name in models.record().items()
@@ -247,47 +172,3 @@ def _recorded_settings(picture: Path, given: dict[str, Any]) -> dict[str, Any]:
         replaced |= SIZE_SETTINGS
     settings = {**record["settings"], "seed": record["seed"]}
     return {name: value for name, value in settings.items() if name not in replaced}
-
-
-def _model_files(
-    arguments: argparse.Namespace, parameters: UpscaleParameters, *, starter_suits: bool
-) -> ModelFiles:
-    upscaler = _find_upscaler(arguments.upscaler, parameters)
-    if parameters.creativity == 0:  # nothing is redrawn
-        return ModelFiles(upscaler=upscaler)
-    checkpoint, loras, embeddings = arguments.checkpoint, list(arguments.lora), list(arguments.embedding)
-    if parameters.base_model_url:
-        if checkpoint:
-            raise UsageError("--checkpoint and --base-model-url are the same; give one of them")
-        checkpoint = Path(parameters.base_model_url)
-    if parameters.additional_lora_url:
-        loras.append((Path(parameters.additional_lora_url), parameters.additional_lora_scale))
-    if parameters.additional_embedding_url:
-        embeddings.append(Path(parameters.additional_embedding_url))
-    others = (arguments.vae, arguments.controlnet, arguments.detail_lora, *loras, *embeddings)
-    if not checkpoint and starter_suits and not any(others):  # those are made for another base model
-        checkpoint = starter.find_diffusion()
-    return ModelFiles(
-        checkpoint=checkpoint,
-        vae=arguments.vae,
-        controlnet=arguments.controlnet,
-        loras=loras,
-        detail_lora=arguments.detail_lora,
-        embeddings=embeddings,
-        upscaler=upscaler,
-    )
-
-
-def _find_upscaler(asked: Path | str | None, parameters: UpscaleParameters) -> Path | None:
-    if isinstance(asked, Path):
-        return asked
-    found = starter.find_upscaler()
-    if asked == "starter" and found is None:
-        raise UsageError("--upscaler starter: the starter models are not installed; give a file, or none")
-    # Creativity 0 promises a plain resize.
-    return found if asked == "starter" or (asked is None and parameters.creativity > 0) else None
-
-
-def _has_controlnet(models: ModelFiles) -> bool:
-    inside = models.checkpoint is not None and (models.checkpoint / "controlnet").is_dir()
-    return models.controlnet is not None or inside

@@ -17,7 +17,7 @@ from ..pipelines.runtime import Runtime
 from .caption_arguments import read_caption_settings
 from .devices import choose_memory
 from .exit_codes import INTERRUPTED, OK, SOME_FAILED
-from .jobs import _pictures
+from .jobs import find_pictures
 from .pictures import read_picture
 from .progress import Display
 
@@ -29,7 +29,7 @@ def run_captions(arguments: argparse.Namespace) -> int:
     and `ParameterError` for the arguments.
     """
     settings = read_caption_settings(arguments)
-    sources = [source for path in arguments.inputs for source in _pictures(path)]
+    sources = [source for path in arguments.inputs for source in find_pictures(path)]
     alone = len(sources) == 1
     display = Display(len(sources), quiet=arguments.quiet)
     results: list[dict[str, Any]] = []

@@ -12,46 +12,19 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ..pipelines.ccsr.loading import CcsrModels, load_ccsr
+from ..pipelines.ccsr.loading import CcsrModels
 from ..pipelines.ccsr.settings import CcsrSettings
 from ..pipelines.ccsr.upscaling import ccsr_upscale
-from ..pipelines.creative import Upscaled
 from ..pipelines.errors import ModelFileError, ParameterError, UpscalerError
 from ..pipelines.runtime import LocalMemory, Progress, Runtime
-from .arguments import UsageError
-from .exit_codes import INTERRUPTED, OK, SOME_FAILED
+from ..pipelines.stages import Finished
+from .ccsr_arguments import CcsrFiles
+from .devices import choose_memory
+from .exit_codes import INTERRUPTED, OK, SOME_FAILED, UsageError
 from .jobs import Job, plan_jobs
 from .metadata import read_record
 from .progress import Display
-from .upscaling import _memory, make_picture
-
-
-@dataclass(frozen=True, kw_only=True)
-class CcsrFiles:
-    """The model files of a command."""
-
-    ccsr_model: Path | None = None
-    ccsr_controlnet: Path | None = None
-    ccsr_vae: Path | None = None
-    ccsr_base: Path | None = None
-
-    def record(self) -> dict[str, Any]:
-        """Their names, without folders, for the metadata of a result."""
-        return {name: path.name for name, path in dataclasses.asdict(self).items() if path}
-
-    def load(self, memory: LocalMemory) -> CcsrModels:
-        """Raises ModelFileError, and `UsageError` for files that do not belong together."""
-        if bool(self.ccsr_model) == bool(self.ccsr_controlnet or self.ccsr_vae or self.ccsr_base) or (
-            not self.ccsr_model and not (self.ccsr_controlnet and self.ccsr_base)
-        ):
-            raise UsageError("give --ccsr-model for CCSR v1, or --ccsr-controlnet and --ccsr-base for v2")
-        return load_ccsr(
-            self.ccsr_model,
-            controlnet=self.ccsr_controlnet,
-            vae=self.ccsr_vae,
-            base=self.ccsr_base,
-            memory=memory,
-        )
+from .upscaling import make_picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +84,9 @@ def read_request(arguments: argparse.Namespace) -> CcsrRequest:
             raise UsageError(f"--from-image: {arguments.from_image} is no picture that ccsr has written")
         values = {**record["settings"], "seed": record["seed"]}
     values |= {name: getattr(arguments, name) for name in names if name in arguments}
-    files = CcsrFiles(**{f.name: getattr(arguments, f.name) for f in fields(CcsrFiles)})
+    files = CcsrFiles.given(arguments)
+    if not files.record():
+        raise UsageError("give --ccsr-model for CCSR v1, or --ccsr-controlnet and --ccsr-base for v2")
     given = {f.name: getattr(arguments, f.name) for f in fields(CcsrRequest) if f.name in arguments}
     return CcsrRequest(**given, parameters=CcsrSettings.from_mapping(values), models=files)
 
@@ -124,16 +99,19 @@ class _Engine:
 
     @classmethod
     def load(cls, request: CcsrRequest) -> _Engine:
-        memory = _memory(cast(Any, request))
+        memory = choose_memory(request.device, request.dtype)
         models = request.models.load(memory)
         request.parameters.resolved(models.version)  # before the first picture, if it does not fit
         return cls(models, request.parameters, memory)
 
-    def __call__(self, image: Tensor, progress: Progress) -> Upscaled:
+    def __call__(self, image: Tensor, progress: Progress) -> Finished:
         seed = secrets.randbelow(2**32) if self.settings.seed is None else self.settings.seed
         settings = dataclasses.replace(self.settings, seed=seed)
         made = ccsr_upscale(image, settings, self.models, Runtime(self.memory, progress))
-        return Upscaled(made, seed, [settings.resolved(self.models.version).prompt], 0, {})
+        prompts = [settings.resolved(self.models.version).prompt]
+        return Finished(
+            image=made, seed=seed, prompts=prompts, evaluations=0, models={}, flags=None, notes=[]
+        )
 
 
 def _make(job: Job, request: CcsrRequest, engine: _Engine | None, display: Display) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..pipelines.runtime import LocalMemory
-from .arguments import UsageError
+from .exit_codes import UsageError
 
 
 def choose_memory(device: str | None, dtype: str | None = None) -> LocalMemory:

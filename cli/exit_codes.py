@@ -15,3 +15,7 @@ MEANINGS = {
     MODEL_FILE_ERROR: "a model file is missing, damaged, unsafe, of another kind or not to be had",
     INTERRUPTED: "stopped by Ctrl-C; finished pictures are kept",
 }
+
+
+class UsageError(Exception):
+    """The command cannot be carried out as it was given; its exit code is `USAGE_ERROR`."""

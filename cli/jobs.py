@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .arguments import Request, UsageError
+from .arguments import Request
+from .exit_codes import UsageError
 from .metadata import FORMATS, SUFFIXES, read_record, settings_of, sha256
 
 
@@ -27,7 +28,7 @@ def plan_jobs(request: Request) -> list[Job]:
     Raises `UsageError` if an input is missing or holds no picture, if two results would be one file, if a
     result would replace its input, or exists and is neither to be replaced nor to be kept.
     """
-    sources = [source for path in request.inputs for source in _pictures(path)]
+    sources = [source for path in request.inputs for source in find_pictures(path)]
     if _is_file_name(request):
         format = SUFFIXES[request.output.suffix.lower()]
         if request.format not in (None, format):
@@ -57,7 +58,7 @@ def plan_jobs(request: Request) -> list[Job]:
     return jobs
 
 
-def _pictures(path: Path) -> list[Path]:
+def find_pictures(path: Path) -> list[Path]:
     if not path.is_dir():
         if not path.exists():
             raise UsageError(f"{path} does not exist")

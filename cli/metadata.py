@@ -40,6 +40,7 @@ def make_record(
     prompt: str,
     width: int,
     height: int,
+    safety_checked: bool,
 ) -> dict[str, Any]:
     """The record of a result made from the picture `source` with these settings."""
     return {
@@ -51,7 +52,7 @@ def make_record(
         "height": height,
         "settings": settings_of(parameters),
         "models": models,
-        "safety_checked": False,
+        "safety_checked": safety_checked,
     }
 
 

@@ -39,7 +39,7 @@ def run_remote(argv: Sequence[str]) -> int:
         arguments = build_remote_parser(action).parse_args(argv[1:] if action else argv)
     except SystemExit as stop:
         return OK if stop.code in (None, 0) else USAGE_ERROR
-    folder = user_folder(arguments, os.environ)
+    folder = user_folder(arguments.user_folder, os.environ)
     try:
         if action == "key":
             return _keep_key(arguments, folder)
@@ -170,6 +170,7 @@ async def _upscale(arguments: argparse.Namespace, folder: Path) -> int:
             prompt=parameters.prompt + parameters.prompt_suffix,
             width=width,
             height=height,
+            safety_checked=parameters.enable_safety_checks,
         )
         profile = read_picture(job.source).profile
         write_picture(

@@ -108,10 +108,10 @@ def read_options(arguments: argparse.Namespace) -> RemoteOptions:
     return RemoteOptions(**{o.name: getattr(arguments, o.name) for o in OPTIONS if o.name in arguments})
 
 
-def user_folder(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path:
+def user_folder(asked: Path | None, environment: Mapping[str, str]) -> Path:
     """The private folder; that of the nodes where there is one, so that both know of the same requests."""
-    if arguments.user_folder:
-        return arguments.user_folder
+    if asked:
+        return asked
     if environment.get("CREATIVE_UPSCALER_HOME"):
         return Path(environment["CREATIVE_UPSCALER_HOME"])
     pack = Path(__file__).absolute().parents[1]

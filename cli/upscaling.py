@@ -6,34 +6,35 @@ import dataclasses
 import json
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from ..pipelines.creative import Upscaled, upscale
-from ..pipelines.errors import ModelFileError, ParameterError, UpscalerError
+from ..pipelines.ccsr.settings import CcsrSettings
+from ..pipelines.errors import MissingSafetyCheckerError, ModelFileError, ParameterError, UpscalerError
 from ..pipelines.models import load_models
 from ..pipelines.pre_upscaling import load_upscaler
-from ..pipelines.resizing import target_size
+from ..pipelines.resizing import Size, target_size
 from ..pipelines.runtime import LocalMemory, Progress, Runtime
-from .arguments import Request, UsageError
+from ..pipelines.safety import check_safety, load_safety_checker
+from ..pipelines.stages import Finished, Stages, run_stages
+from .arguments import Request
+from .ccsr_arguments import CcsrFiles
+from .devices import choose_memory
 from .exit_codes import INTERRUPTED, OK, SOME_FAILED
 from .jobs import Job
 from .metadata import make_record, read_record
 from .pictures import check_format, read_picture, write_picture
 from .progress import Display
 
-NOT_CHECKED = (
-    "note: enable_safety_checks is on, but this version has no safety checker: results are not checked "
-    "(--no-enable-safety-checks says that you know)"
-)
-
 
 class Engine(Protocol):
     """The engine with its models loaded: what makes one picture."""
 
-    def __call__(self, image: Tensor, progress: Progress) -> Upscaled: ...
+    def __call__(self, image: Tensor, progress: Progress) -> Finished: ...
 
 
 def run_jobs(jobs: list[Job], request: Request) -> int:
@@ -47,8 +48,6 @@ def run_jobs(jobs: list[Job], request: Request) -> int:
     code = OK
     try:
         if not all(job.is_done for job in jobs):
-            if request.parameters.enable_safety_checks:
-                display.note(NOT_CHECKED)
             for note in request.notes:
                 display.note(note)
             request, engine = load_engine(request)
@@ -85,9 +84,14 @@ def run_jobs(jobs: list[Job], request: Request) -> int:
 
 
 def load_engine(request: Request) -> tuple[Request, Engine]:
-    """Load the models once, and settle what depends on them: the family, unless it was asked for."""
-    memory = _memory(request)
+    """Load the models once, and settle what depends on them: the family, unless it was asked for.
+
+    Raises `MissingSafetyCheckerError` before anything is loaded.
+    """
     files, parameters = request.models, request.parameters
+    if parameters.enable_safety_checks and files.safety_checker is None:
+        raise MissingSafetyCheckerError
+    memory = choose_memory(request.device, request.dtype)
     upscaler = load_upscaler(files.upscaler) if files.upscaler else None
     models = None
     if files.checkpoint:
@@ -102,26 +106,37 @@ def load_engine(request: Request) -> tuple[Request, Engine]:
             memory=memory,
         )
         parameters = dataclasses.replace(parameters, model_type=models.model_type)
+    describe = _captioner(files.captioner, memory) if files.captioner else None
+    restore = _restorer(files.ccsr, memory) if files.ccsr.record() and not parameters.skip_ccsr else None
+    checker = load_safety_checker(files.safety_checker) if files.safety_checker else None
 
-    def engine(image: Tensor, progress: Progress) -> Upscaled:
-        return upscale(
-            image, parameters, models, upscaler=upscaler, runtime=Runtime(memory=memory, progress=progress)
+    def engine(image: Tensor, progress: Progress) -> Finished:
+        runtime = Runtime(memory=memory, progress=progress)
+        stages = Stages(
+            describe=describe and partial(describe, runtime=runtime),
+            restore=restore and partial(restore, runtime=runtime),
+            check=checker and partial(check_safety, checker=checker, runtime=runtime),
         )
+        return run_stages(image, parameters, models, stages, upscaler=upscaler, runtime=runtime)
 
     return dataclasses.replace(request, parameters=parameters), engine
 
 
-def _memory(request: Request) -> LocalMemory:
-    dtype = getattr(torch, request.dtype) if request.dtype else None
-    if not request.device:
-        return LocalMemory(diffusion_dtype=dtype)
-    try:
-        device = torch.device(request.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--device {request.device} cannot be used: {reason}") from error
-    return LocalMemory(device=device, diffusion_dtype=dtype)
+def _captioner(folder: Path, memory: LocalMemory) -> Callable[..., list[str]]:
+    from ..pipelines.captioning import caption, load_captioner  # noqa: PLC0415  only where it is needed
+
+    return partial(caption, captioner=load_captioner(folder, memory))
+
+
+def _restorer(files: CcsrFiles, memory: LocalMemory) -> Callable[..., Tensor]:
+    from ..pipelines.ccsr.upscaling import ccsr_upscale  # noqa: PLC0415  only where it is needed
+
+    models = files.load(memory)
+
+    def restore(image: Tensor, size: Size, seed: int, *, runtime: Runtime) -> Tensor:
+        return ccsr_upscale(image, CcsrSettings(seed=seed), models, runtime, size=size)
+
+    return restore
 
 
 def make_picture(job: Job, request: Request, engine: Engine, display: Display) -> dict[str, Any]:
@@ -139,7 +154,10 @@ def make_picture(job: Job, request: Request, engine: Engine, display: Display) -
         prompt=upscaled.prompts[0],
         width=upscaled.image.shape[3],
         height=upscaled.image.shape[2],
+        safety_checked=upscaled.flags is not None,
     )
+    for note in upscaled.notes:
+        display.note(f"{job.source}: {note}")
     write_picture(
         job.result,
         upscaled.image[0],

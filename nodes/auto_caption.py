@@ -66,17 +66,8 @@ class LoadCaptioner(io.ComfyNode):
 
     @classmethod
     def execute(cls, captioner: str = AUTO, download_missing: bool = False) -> io.NodeOutput:
-        from ..pipelines.captioning import load_captioner  # noqa: PLC0415  transformers takes seconds to import
-
         folder = _find(captioner) or require(PREFERRED, download_missing=download_missing)
-        version = host.folder_version(folder)
-        loaded = _loaded.get(version)
-        if loaded is None:
-            memory = host.HostMemory()
-            model = load_captioner(folder, memory)
-            memory.adopt(*model.networks)
-            loaded = _loaded[version] = HostCaptioner(model, memory)
-        return io.NodeOutput(loaded)
+        return io.NodeOutput(_load(folder))
 
 
 class AutoCaption(io.ComfyNode):
@@ -117,6 +108,25 @@ class AutoCaption(io.ComfyNode):
         text = "\n".join(captions)
         host.show_text(text)
         return io.NodeOutput(captions, ui=ui.PreviewText(text))
+
+
+def best_installed() -> HostCaptioner | None:
+    """What `auto` stands for, or None where there is no captioner."""
+    folder = _find(AUTO)
+    return _load(folder) if folder else None
+
+
+def _load(folder: Path) -> HostCaptioner:
+    from ..pipelines.captioning import load_captioner  # noqa: PLC0415  transformers takes seconds to import
+
+    version = host.folder_version(folder)
+    loaded = _loaded.get(version)
+    if loaded is None:
+        memory = host.HostMemory()
+        model = load_captioner(folder, memory)
+        memory.adopt(*model.networks)
+        loaded = _loaded[version] = HostCaptioner(model, memory)
+    return loaded
 
 
 def _find(name: str) -> Path | None:

@@ -9,21 +9,31 @@ from torch import Tensor
 
 from ..pipelines.parameters import Parameter, UpscaleParameters
 from ..pipelines.starter import UPSCALER, name_model
-from . import host
-from .compat import advanced, io
-from .sockets import HostModels, Models
+from . import auto_caption, host, safety_check
+from .compat import io
+from .sockets import (
+    CaptionerSocket,
+    CcsrSocket,
+    HostCaptioner,
+    HostCcsr,
+    HostModels,
+    HostSafetyChecker,
+    Models,
+    SafetySocket,
+)
+from .widgets import make_widget
 
-ELSEWHERE = ("model_type", "enable_safety_checks", "skip_ccsr")
-"""Settings without a widget here.
+ELSEWHERE = ("model_type",)
+"""Settings without a widget here: the loaded models say their family."""
 
-The loaded models say their family, and this version has neither a safety checker nor CCSR.
-"""
+LATER = ("enable_safety_checks", "skip_ccsr")
+"""Widgets after all others. Saved workflows hold values by position, so a new widget goes to the end."""
 
 
 def shown_parameters() -> list[Parameter]:
-    """The declared settings that the node has widgets for: the usual ones, then the advanced ones."""
+    """The declared settings that the node has widgets for: the usual ones, the advanced ones, `LATER`."""
     shown = [p for p in UpscaleParameters.declared() if not p.model_source and p.name not in ELSEWHERE]
-    return sorted(shown, key=lambda parameter: parameter.advanced)
+    return sorted(shown, key=lambda parameter: (parameter.name in LATER, parameter.advanced))
 
 
 class CreativeUpscale(io.ComfyNode):
@@ -31,8 +41,10 @@ class CreativeUpscale(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        usual = [p for p in shown_parameters() if not p.advanced]
-        rare = [p for p in shown_parameters() if p.advanced]
+        first = [p for p in shown_parameters() if p.name not in LATER]
+        usual = [p for p in first if not p.advanced]
+        rare = [p for p in first if p.advanced]
+        later = [p for p in shown_parameters() if p.name in LATER]
         return io.Schema(
             node_id="CreativeUpscaler_Upscale",
             display_name="Creative Upscale",
@@ -49,6 +61,23 @@ class CreativeUpscale(io.ComfyNode):
                     "pre_upscaler does.",
                 ),
                 *[_widget(parameter) for parameter in rare],
+                CcsrSocket.Input(
+                    "ccsr",
+                    optional=True,
+                    tooltip="From Load CCSR Model: restores the picture before it is redrawn.",
+                ),
+                CaptionerSocket.Input(
+                    "captioner",
+                    optional=True,
+                    tooltip="From Load Captioner: writes the prompt where it is empty. Without one, the best "
+                    "that is installed does.",
+                ),
+                SafetySocket.Input(
+                    "safety_checker",
+                    optional=True,
+                    tooltip="From Load Safety Checker. Without one, the one that is installed is used.",
+                ),
+                *[_widget(parameter) for parameter in later],
             ],
             outputs=[
                 io.Image.Output(
@@ -63,52 +92,94 @@ class CreativeUpscale(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Tensor, models: HostModels, upscale_model: Any = None, **settings: Any
+        cls,
+        image: Tensor,
+        models: HostModels,
+        upscale_model: Any = None,
+        ccsr: HostCcsr | None = None,
+        captioner: HostCaptioner | None = None,
+        safety_checker: HostSafetyChecker | None = None,
+        **settings: Any,
     ) -> io.NodeOutput:
-        from ..pipelines.creative import upscale  # noqa: PLC0415  diffusers takes seconds to import
         from ..pipelines.runtime import Runtime  # noqa: PLC0415
+        from ..pipelines.stages import run_stages  # noqa: PLC0415  diffusers takes seconds to import
 
         model_type = models.models.model_type
         parameters = UpscaleParameters(**settings, model_type=model_type).with_preset()
         # A widget that was not touched cannot be told from one that was set to its default.
         given = {p.name for p in shown_parameters() if getattr(parameters, p.name) != p.default}
-        used = []
-        if upscale_model is None and models.upscaler is not None and parameters.creativity > 0:
+        parameters, notes = models.limits.fit(parameters, given)
+        used = [*ccsr.models.names.values()] if ccsr is not None and not parameters.skip_ccsr else []
+        if not used and upscale_model is None and models.upscaler is not None and parameters.creativity > 0:
             upscale_model = models.upscaler
             used.append(name_model(UPSCALER))
-        parameters, notes = models.limits.fit(parameters, given)
-        logging.info("Creative Upscale: results are not safety checked; this version has no safety checker.")
+        if parameters.creativity > 0 and not parameters.prompt.strip():
+            captioner = captioner or auto_caption.best_installed()
+            used += [captioner.captioner.name] if captioner else []
+        if parameters.enable_safety_checks:
+            safety_checker = safety_checker or safety_check.first_installed()
         colors = host.preview_colors(models.models.vae, models.memory)
         progress = host.HostProgress(models.memory.device, model_type, colors)
-        runtime = Runtime(models.memory, progress)
         with host.visitors_dismissed(models.memory):
-            result = upscale(
-                image.movedim(-1, 1), parameters, models.models, upscaler=upscale_model, runtime=runtime
+            result = run_stages(
+                image.movedim(-1, 1),
+                parameters,
+                models.models,
+                _stages(ccsr, captioner, safety_checker),
+                upscaler=upscale_model,
+                runtime=Runtime(models.memory, progress),
             )
+        for note in result.notes:
+            logging.warning("Creative Upscale: %s", note)
         picture = result.image.movedim(1, -1).to(host.picture_device())
         prompts = dict.fromkeys(result.prompts)
-        used = [*used, *(name for role, name in result.models.items() if role != "loras")]
-        text = "\n".join([*notes, *([f"Made with {', '.join(used)}."] if used else [])])
+        used += [name for role, name in result.models.items() if role != "loras"]
+        text = "\n".join([*notes, *result.notes, *([f"Made with {', '.join(used)}."] if used else [])])
         host.show_text(text)
         return io.NodeOutput(picture, result.seed, "\n".join(prompts), ui={"text": [text]})
 
 
+def _stages(
+    ccsr: HostCcsr | None, captioner: HostCaptioner | None, safety_checker: HostSafetyChecker | None
+) -> Any:
+    """The engine's functions for the stages around the redraw, each under its own models' memory."""
+    from ..pipelines.captioning import caption  # noqa: PLC0415
+    from ..pipelines.ccsr.settings import CcsrSettings  # noqa: PLC0415
+    from ..pipelines.ccsr.upscaling import ccsr_upscale  # noqa: PLC0415
+    from ..pipelines.runtime import Runtime  # noqa: PLC0415
+    from ..pipelines.safety import check_safety  # noqa: PLC0415
+    from ..pipelines.stages import Stages  # noqa: PLC0415
+
+    def describe(image: Tensor) -> list[str]:
+        progress = host.HostProgress(captioner.memory.device)
+        return caption(image, captioner.captioner, runtime=Runtime(captioner.memory, progress))
+
+    def restore(image: Tensor, size: tuple[int, int], seed: int) -> Tensor:
+        runtime = Runtime(ccsr.memory, host.HostProgress(ccsr.memory.device, "SD_1_5"))
+        return ccsr_upscale(image, CcsrSettings(seed=seed), ccsr.models, runtime, size=size)
+
+    def check(image: Tensor) -> Any:
+        runtime = Runtime(safety_checker.memory, host.HostProgress(safety_checker.memory.device))
+        return check_safety(image, safety_checker.checker, runtime)
+
+    return Stages(
+        describe=describe if captioner else None,
+        restore=restore if ccsr else None,
+        check=check if safety_checker else None,
+    )
+
+
 def _widget(parameter: Parameter) -> io.WidgetInput:
-    """The widget of a declared setting, with its bounds, step, choices and help."""
-    shared = {"default": parameter.default, "tooltip": parameter.help, "optional": parameter.advanced}
-    bounds = {"min": parameter.minimum, "max": parameter.maximum, "step": parameter.step}
-    if parameter.choices:
-        widget = io.Combo.Input(parameter.name, options=list(parameter.choices), **shared)
-    elif parameter.type is bool:
-        widget = io.Boolean.Input(parameter.name, **shared)
-    elif parameter.type is float:
-        widget = io.Float.Input(parameter.name, **bounds, **shared)
-    elif parameter.name == "seed":
-        widget = io.Int.Input("seed", **bounds, **{**shared, "default": 0}, control_after_generate=True)
-    elif parameter.type is int:
-        widget = io.Int.Input(parameter.name, **bounds, **shared)
-    else:
-        widget = io.String.Input(
-            parameter.name, multiline=parameter.multiline, dynamic_prompts=parameter.multiline, **shared
+    """As `make_widget`, with ComfyUI's seed control and its dynamic prompts."""
+    if parameter.name == "seed":
+        bounds = {"min": parameter.minimum, "max": parameter.maximum, "step": parameter.step}
+        return io.Int.Input("seed", default=0, tooltip=parameter.help, control_after_generate=True, **bounds)
+    if parameter.multiline:
+        return io.String.Input(
+            parameter.name,
+            default=parameter.default,
+            tooltip=parameter.help,
+            multiline=True,
+            dynamic_prompts=True,
         )
-    return advanced(widget) if parameter.advanced else widget
+    return make_widget(parameter)

@@ -6,6 +6,7 @@ from weakref import WeakValueDictionary
 
 from . import host
 from .compat import io
+from .missing_models import download_switch, find_or_get, offered, version
 from .sockets import CcsrSocket, HostCcsr
 
 FOLDERS = {
@@ -44,6 +45,7 @@ class LoadCcsr(io.ComfyNode):
                     "v2_base",
                     "CCSR version 2: Stable Diffusion 2.1-base (v2-1_512), or the version 1 file.",
                 ),
+                download_switch(),
             ],
             outputs=[CcsrSocket.Output("ccsr", display_name="ccsr", tooltip="For CCSR Upscale.")],
         )
@@ -51,13 +53,14 @@ class LoadCcsr(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **values: object) -> list[str]:
         """Changes when one of the files does, so that a replaced file is read again."""
-        return [
-            host.file_version(folder, str(values.get(name) or host.NONE)) for name, folder in FOLDERS.items()
-        ]
+        return [version(folder, str(values.get(name) or host.NONE)) for name, folder in FOLDERS.items()]
 
     @classmethod
-    def execute(cls, **names: str) -> io.NodeOutput:
+    def execute(cls, download_missing: bool = False, **names: str) -> io.NodeOutput:
         chosen = {name: names.get(name, host.NONE) for name in FOLDERS}
+        for name, file in chosen.items():
+            if file != host.NONE:
+                find_or_get(FOLDERS[name], file, download_missing=download_missing)
         key = tuple(host.file_version(FOLDERS[name], file) for name, file in chosen.items())
         loaded = _loaded.get(key)
         if loaded is None:
@@ -67,7 +70,7 @@ class LoadCcsr(io.ComfyNode):
 
 def _file_input(name: str, tooltip: str) -> io.Combo.Input:
     return io.Combo.Input(
-        name, options=[host.NONE, *host.file_names(FOLDERS[name])], default=host.NONE, tooltip=tooltip
+        name, options=[host.NONE, *offered(FOLDERS[name], "ccsr")], default=host.NONE, tooltip=tooltip
     )
 
 

@@ -55,16 +55,8 @@ class LoadSafetyChecker(io.ComfyNode):
 
     @classmethod
     def execute(cls, safety_checker: str = AUTO, download_missing: bool = False) -> io.NodeOutput:
-        from ..pipelines.safety import load_safety_checker  # noqa: PLC0415  diffusers takes seconds to import
-
         path = _find(safety_checker) or require("safety-checker", download_missing=download_missing)
-        version = host.folder_version(path)
-        loaded = _loaded.get(version)
-        if loaded is None:
-            checker, memory = load_safety_checker(path), host.HostMemory()
-            memory.adopt(*checker.networks)
-            loaded = _loaded[version] = HostSafetyChecker(checker, memory)
-        return io.NodeOutput(loaded)
+        return io.NodeOutput(_load(path))
 
 
 class SafetyCheck(io.ComfyNode):
@@ -107,6 +99,24 @@ class SafetyCheck(io.ComfyNode):
             logging.warning("Safety Check: %s", text)
             host.show_text(text)
         return io.NodeOutput(result.image.movedim(1, -1).to(host.picture_device()), result.flags)
+
+
+def first_installed() -> HostSafetyChecker | None:
+    """What `auto` stands for, or None where there is no checker."""
+    path = _find(AUTO)
+    return _load(path) if path else None
+
+
+def _load(path: Path) -> HostSafetyChecker:
+    from ..pipelines.safety import load_safety_checker  # noqa: PLC0415  diffusers takes seconds to import
+
+    version = host.folder_version(path)
+    loaded = _loaded.get(version)
+    if loaded is None:
+        checker, memory = load_safety_checker(path), host.HostMemory()
+        memory.adopt(*checker.networks)
+        loaded = _loaded[version] = HostSafetyChecker(checker, memory)
+    return loaded
 
 
 def _find(name: str) -> Path | None:

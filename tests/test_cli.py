@@ -62,7 +62,10 @@ def redraw(sd15_files):
 
 
 def run(*arguments: object) -> int:
-    return main(["upscale", *(str(argument) for argument in arguments)])
+    """The command with these arguments; without a safety checker unless they are about one."""
+    given = [str(argument) for argument in arguments]
+    unchecked = [] if any("safety-check" in argument for argument in given) else ["--no-enable-safety-checks"]
+    return main(["upscale", *given, *unchecked])
 
 
 def test_a_picture_is_redrawn_and_says_how(tmp_path, picture, redraw, capsys):
@@ -88,8 +91,6 @@ def test_a_picture_is_redrawn_and_says_how(tmp_path, picture, redraw, capsys):
     assert record["settings"]["scale"] == 1.5
     assert record["models"] == {"checkpoint": "base.safetensors", "controlnet": "tile.safetensors"}
     assert record["safety_checked"] is False
-    assert "not checked" in output.err
-    assert output.err.count("not checked") == 1
     assert str(tmp_path) not in json.dumps(record)
     assert str(Path(redraw[1]).parent) not in json.dumps(record)
 
@@ -175,7 +176,7 @@ def test_an_interrupted_batch_keeps_what_is_finished_and_resumes(tmp_path, pictu
     for name in ("b.png", "c.png"):
         save(picture.with_name(name), seed=1)
     made = []
-    engine = upscaling.upscale
+    engine = upscaling.run_stages
 
     def interrupted(image, *arguments, **details):
         if len(made) == 1:
@@ -183,7 +184,7 @@ def test_an_interrupted_batch_keeps_what_is_finished_and_resumes(tmp_path, pictu
         made.append(1)
         return engine(image, *arguments, **details)
 
-    monkeypatch.setattr(upscaling, "upscale", interrupted)
+    monkeypatch.setattr(upscaling, "run_stages", interrupted)
     arguments = [picture.parent, "-o", tmp_path / "out", *RESIZE, "--json"]
     assert run(*arguments) == exit_codes.INTERRUPTED
     output = capsys.readouterr()
@@ -191,7 +192,7 @@ def test_an_interrupted_batch_keeps_what_is_finished_and_resumes(tmp_path, pictu
     assert "1 of 3" in output.err
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["a.png"]
 
-    monkeypatch.setattr(upscaling, "upscale", engine)
+    monkeypatch.setattr(upscaling, "run_stages", engine)
     assert run(*arguments) == exit_codes.USAGE_ERROR  # a.png is never overwritten by accident
     assert "--resume" in capsys.readouterr().err
     assert run(*arguments, "--resume") == 0
@@ -245,8 +246,7 @@ def test_resume_does_not_take_another_result_for_done(tmp_path, picture, change,
         (["--creativty", "1"], "--creativty"),
         ([], "give --checkpoint FILE, or --creativity 0"),
         (["--checkpoint", "x.safetensors"], "give --controlnet FILE, or --shape-preservation 0"),
-        (["--base-model-url", "https://example.com/x"], "does not download models"),
-        (["--lora", "https://example.com/x:0.5"], "does not download models"),
+        (["--lora", "https://example.com/x:0.5"], "the setting that ends in -url"),
         (["--base-model-url", "x", "--checkpoint", "y"], "are the same"),
         ([*RESIZE, "--device", "abacus"], "--device abacus"),
         ([*RESIZE, "--format", "jpeg"], "--format jpeg does not fit"),
@@ -310,7 +310,7 @@ def test_what_the_engine_raises_decides_the_exit_code(tmp_path, picture, monkeyp
     def fail(*arguments, **details):
         raise error
 
-    monkeypatch.setattr(upscaling, "upscale", fail)
+    monkeypatch.setattr(upscaling, "run_stages", fail)
     assert run(picture, "-o", tmp_path / "x.png", *RESIZE) == code
     assert str(error) in capsys.readouterr().err
 

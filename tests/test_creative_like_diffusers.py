@@ -16,8 +16,9 @@ from diffusers import (
     StableDiffusionXLImg2ImgPipeline,
 )
 
-from creative_upscaler.pipelines.creative import CanvasNoise, Redraw
+from creative_upscaler.pipelines.noise import PictureNoise
 from creative_upscaler.pipelines.parameters import UpscaleParameters
+from creative_upscaler.pipelines.redrawing import Redraw
 from creative_upscaler.pipelines.runtime import Runtime
 from photographs import photograph
 
@@ -116,7 +117,7 @@ def test_a_v_prediction_model_equals_diffusers_pipeline(sd15):
 def check_against_diffusers(models, parameters, controlled, sampler, **configuration):
     canvas = photograph("astronaut")[:, :, 64 : 64 + SIZE[0], 128 : 128 + SIZE[1]]
     runtime = Runtime()
-    redraw = Redraw.prepare(parameters, models, 1, SEED, runtime)
+    redraw = Redraw.prepare(parameters, models, [parameters.prompt + parameters.prompt_suffix], SEED, runtime)
     scheduler = SCHEDULERS[sampler](
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -129,7 +130,7 @@ def check_against_diffusers(models, parameters, controlled, sampler, **configura
     )
     latents = redraw.codec.encode(canvas)
     theirs, sigmas = diffusers_latents(models, latents, canvas if controlled else None, parameters, scheduler)
-    ours = redraw.redraw_latents(canvas, sigmas, CanvasNoise([SEED]), slice(0, 1))
+    ours = redraw.redraw_latents(canvas, sigmas, PictureNoise([SEED]), slice(0, 1))
     assert ours.shape == theirs.shape == (1, 4, SIZE[0] // 8, SIZE[1] // 8)
     assert (theirs - latents).abs().mean() > 0.05, "the pipeline changed nothing, so nothing was compared"
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)

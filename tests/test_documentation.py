@@ -25,7 +25,7 @@ def test_files_that_the_readme_links_to_exist():
 
 def test_the_help_page_names_every_setting_of_the_node():
     page = (ROOT / "web/docs/CreativeUpscaler_Upscale/en.md").read_text(encoding="utf-8")
-    left_out = {"model_type", "enable_safety_checks", "skip_ccsr"}
+    left_out = {"model_type"}
     for parameter in UpscaleParameters.declared():
         if not parameter.model_source and parameter.name not in left_out:
             assert f"| `{parameter.name}` |" in page, parameter.name

@@ -47,7 +47,8 @@ def picture(tmp_path: Path) -> Path:
 
 
 def run(picture: Path, *arguments: object) -> int:
-    return main(["upscale", str(picture), "-o", str(picture.with_name("out.png")), *map(str, arguments)])
+    files = [str(picture), "-o", str(picture.with_name("out.png"))]
+    return main(["upscale", *files, "--no-enable-safety-checks", *map(str, arguments)])
 
 
 def test_without_any_model_named_the_starter_models_are_used_and_named(installed, picture, capsys) -> None:

@@ -87,7 +87,7 @@ def test_the_exported_models_load_in_spandrel_and_diffusers(run, tmp_path):
     assert np.isfinite(made.images).all()
 
 
-def test_the_encoder_written_into_diffusers_weights_is_the_linear_transform(photographs, tmp_path):
+def test_encoder_and_decoder_start_as_linear_maps_written_into_diffusers_weights(photographs, tmp_path):
     pool = Photographs(photographs, tmp_path, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     vae = latents.make_vae()
@@ -98,6 +98,10 @@ def test_the_encoder_written_into_diffusers_weights_is_the_linear_transform(phot
     expected = latents.encode(picture, transform, offset)
     torch.testing.assert_close(posterior.mean, expected, atol=0.01, rtol=0.01)
     assert posterior.std.max() < 1e-6
+    latents.write_decoder(vae, transform, offset, pool.crops(12, 64, generator))
+    made = vae.decode(expected).sample / 2 + 0.5
+    error = peak_signal_noise_ratio(picture.numpy(), made.detach().numpy(), data_range=1)
+    assert error > 30  # before any training
     assert isinstance(vae, AutoencoderKL)
     for kept, written in zip(latents.read_transform(vae), (transform, offset), strict=True):
         torch.testing.assert_close(kept, written)

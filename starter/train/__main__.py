@@ -61,8 +61,9 @@ def main(argv: list[str] | None = None) -> int:
         vae = latents.make_vae()
         generator = torch.Generator().manual_seed(options.seed)
         blocks = latents.sample_blocks(photographs, 400_000, generator)
-        latents.write_encoder(vae, *latents.fit_transform(blocks))
-        latents.prepare_decoder(vae)
+        transform = latents.fit_transform(blocks)
+        latents.write_encoder(vae, *transform)
+        latents.write_decoder(vae, *transform, photographs.crops(48, 96, generator).cpu())
         latents.train_decoder(photographs, vae, plan, folder, **size)
         vae.cpu().save_pretrained(folder / "averaged")
     else:

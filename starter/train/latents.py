@@ -2,7 +2,7 @@
 
 The encoder is not trained: it is the best linear transform of 4x4 pixel blocks (principal components, with
 brightness counted more than colour), written into the weights of diffusers' encoder. So it has its final
-quality at once, and a latent depends on 16 pixels alone. The decoder is trained against it.
+quality at once, and a latent depends on 16 pixels alone. The decoder starts as the best linear map back.
 """
 
 from __future__ import annotations
@@ -116,27 +116,68 @@ def write_encoder(vae: AutoencoderKL, transform: Tensor, offset: Tensor) -> None
 
 
 @torch.no_grad()
-def prepare_decoder(vae: AutoencoderKL) -> None:
-    """Start the decoder as a nearly linear map whose last norm hardly depends on the picture."""
+def write_decoder(vae: AutoencoderKL, transform: Tensor, offset: Tensor, crops: Tensor) -> None:
+    """Set the decoder's weights to the best linear map, from which training goes on.
+
+    One 3x3 convolution after each doubling, fitted to `crops` `[N,3,H,W]` in 0..1 by least squares: the first
+    gives 2x2 pixels per place, the second the pixels. Residual branches are silent at first, and the last
+    norm and SiLU are linear, as in the encoder.
+    """
     decoder = vae.decoder
     vae.post_quant_conv.weight.copy_(torch.eye(CHANNELS)[:, :, None, None])
     vae.post_quant_conv.bias.zero_()
     blocks = [*decoder.mid_block.resnets, *(r for block in decoder.up_blocks for r in block.resnets)]
     for resnet in blocks:
-        nn.init.normal_(resnet.conv2.weight, std=1e-3)
-        nn.init.zeros_(resnet.conv2.bias)
-    linear = [decoder.conv_in, *(b.upsamplers[0].conv for b in decoder.up_blocks if b.upsamplers)]
-    for convolution in linear:
-        nn.init.kaiming_normal_(convolution.weight, nonlinearity="linear")
-    norm = decoder.conv_norm_out
+        resnet.conv2.weight.zero_()
+        resnet.conv2.bias.zero_()
+        if resnet.conv_shortcut is not None:
+            nn.init.dirac_(resnet.conv_shortcut.weight)
+            resnet.conv_shortcut.bias.zero_()
+    nn.init.dirac_(decoder.conv_in.weight)
+    decoder.conv_in.bias.zero_()
+
+    target = crops * 2 - 1
+    first, second = (block.upsamplers[0].conv for block in decoder.up_blocks[:2])
+    doubled = F.interpolate(encode(crops, transform, offset), scale_factor=2.0)
+    quarter = _fit_convolution(first, doubled, F.pixel_unshuffle(target, 2))
+    _fit_convolution(second, F.interpolate(quarter, scale_factor=2.0), target)
+
+    # Groups of the last norm: a constant, x and -x for each colour, as far above x as keeps the sum linear.
+    spread, norm, output = (
+        decoder.up_blocks[2].resnets[0].conv_shortcut,
+        decoder.conv_norm_out,
+        decoder.conv_out,
+    )
     size = norm.num_channels // norm.num_groups
-    carrier = 4.0
-    shortcut = decoder.up_blocks[-1].resnets[0].conv_shortcut
-    shortcut.weight[::size] = 0
-    shortcut.bias[::size] = carrier
-    norm.weight.fill_(carrier * math.sqrt(size - 1) / size)
-    norm.bias.fill_(carrier / size)
-    norm.bias[::size] = 0
+    spread.weight.zero_()
+    nn.init.normal_(output.weight, std=1e-3)
+    output.weight[:, ::size] = 0
+    output.bias.zero_()
+    spread.bias[::size] = CARRIER
+    norm.weight.fill_(CARRIER * math.sqrt(size - 1) / size)
+    norm.bias.fill_(CARRIER / size)
+    for color in range(3):
+        channels = slice(color * size, (color + 1) * size)
+        output.weight[:, channels] = 0
+        for channel, sign in ((channels.start + 1, 1.0), (channels.start + 2, -1.0)):
+            spread.weight[channel, color] = sign
+            output.weight[color, channel, 1, 1] = sign
+
+
+def _fit_convolution(convolution: nn.Conv2d, source: Tensor, target: Tensor) -> Tensor:
+    """Set a 3x3 convolution's first channels to the least-squares map of `source` to `target`; its result."""
+    columns = F.unfold(source, 3, padding=1).transpose(1, 2).flatten(0, 1).double()
+    columns = torch.cat([columns, torch.ones(len(columns), 1, dtype=torch.float64)], 1)
+    gram = columns.T @ columns
+    gram += 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    wanted = target.permute(0, 2, 3, 1).flatten(0, 2).double()
+    solution = torch.linalg.solve(gram, columns.T @ wanted).T.float()
+    ins, outs = source.shape[1], target.shape[1]
+    convolution.weight.zero_()
+    convolution.bias.zero_()
+    convolution.weight[:outs, :ins] = solution[:, :-1].reshape(outs, ins, 3, 3)
+    convolution.bias[:outs] = solution[:, -1]
+    return F.conv2d(source, convolution.weight[:outs, :ins], convolution.bias[:outs], padding=1)
 
 
 def train_decoder(

@@ -60,9 +60,9 @@ def test_every_node_has_a_help_page_for_its_inputs_and_outputs(server: Server) -
 def test_widgets_are_as_declared(server: Server) -> None:
     inputs = describe(server.client, "CreativeUpscaler_Upscale")["input"]
     widgets = {**inputs["required"], **inputs["optional"]}
-    for name in ("image", "models", "upscale_model"):
+    for name in ("image", "models", "upscale_model", "ccsr", "captioner", "safety_checker"):
         del widgets[name]
-    hidden = {"model_type", "enable_safety_checks", "skip_ccsr"}
+    hidden = {"model_type"}
     declared = {
         p.name: p for p in UpscaleParameters.declared() if not p.model_source and p.name not in hidden
     }
