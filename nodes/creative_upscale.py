@@ -77,7 +77,7 @@ class CreativeUpscale(io.ComfyNode):
                     optional=True,
                     tooltip="From Load Safety Checker. Without one, the one that is installed is used.",
                 ),
-                *[_widget(parameter) for parameter in later],
+                *[_optional(_widget(parameter)) for parameter in later],
             ],
             outputs=[
                 io.Image.Output(
@@ -167,6 +167,12 @@ def _stages(
         restore=restore if ccsr else None,
         check=check if safety_checker else None,
     )
+
+
+def _optional(widget: io.WidgetInput) -> io.WidgetInput:
+    """ComfyUI shows required inputs first, wherever they are declared."""
+    widget.optional = True
+    return widget
 
 
 def _widget(parameter: Parameter) -> io.WidgetInput:
