@@ -142,20 +142,19 @@ def write_decoder(vae: AutoencoderKL, transform: Tensor, offset: Tensor, crops: 
     quarter = _fit_convolution(first, doubled, F.pixel_unshuffle(target, 2))
     _fit_convolution(second, F.interpolate(quarter, scale_factor=2.0), target)
 
-    # Groups of the last norm: a constant, x and -x for each colour, as far above x as keeps the sum linear.
-    spread, norm, output = (
-        decoder.up_blocks[2].resnets[0].conv_shortcut,
-        decoder.conv_norm_out,
-        decoder.conv_out,
-    )
+    # Groups of the last norm: a constant, x and -x for each colour. The constant is smaller than the
+    # encoder's, since what is trained must not be so sensitive.
+    carrier = CARRIER / 4
+    spread = decoder.up_blocks[2].resnets[0].conv_shortcut
+    norm, output = decoder.conv_norm_out, decoder.conv_out
     size = norm.num_channels // norm.num_groups
     spread.weight.zero_()
     nn.init.normal_(output.weight, std=1e-3)
     output.weight[:, ::size] = 0
     output.bias.zero_()
-    spread.bias[::size] = CARRIER
-    norm.weight.fill_(CARRIER * math.sqrt(size - 1) / size)
-    norm.bias.fill_(CARRIER / size)
+    spread.bias[::size] = carrier
+    norm.weight.fill_(carrier * math.sqrt(size - 1) / size)
+    norm.bias.fill_(carrier / size)
     for color in range(3):
         channels = slice(color * size, (color + 1) * size)
         output.weight[:, channels] = 0
