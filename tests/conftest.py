@@ -13,6 +13,14 @@ from fal_server import FalServer
 from remote_calls import write_settings
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What several processes share out: the tests of one file, or those with one running ComfyUI."""
+    for item in items:
+        host = item.callspec.params.get("host") if hasattr(item, "callspec") else None
+        item.add_marker(pytest.mark.xdist_group(host.name if host else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def sd15_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A tiny SD1.5 checkpoint and its tile ControlNet."""
