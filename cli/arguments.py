@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..pipelines import starter
-from ..pipelines.parameters import PRESETS, Parameter, UpscaleParameters
+from ..pipelines.parameters import PRESETS, UpscaleParameters
+from ..pipelines.settings import Parameter
 from .caption_arguments import add_caption_command
 from .ccsr_arguments import add_ccsr_command
 from .exit_codes import MEANINGS, UsageError

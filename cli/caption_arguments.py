@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pipelines.caption_settings import CaptionSettings
-from ..pipelines.parameters import Parameter
+from ..pipelines.settings import Parameter
 
 
 def add_caption_command(commands: Any, add_setting: Callable[[Any, Parameter], None]) -> None:

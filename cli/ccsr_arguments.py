@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..pipelines.ccsr.settings import CcsrSettings
-from ..pipelines.parameters import Parameter
+from ..pipelines.settings import Parameter
 from .exit_codes import UsageError
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..pipelines.errors import ParameterError, PictureError, UpscalerError
-from ..pipelines.parameters import MAX_SEED
 from ..pipelines.remote.credentials import delete_credential, store_credential
 from ..pipelines.remote.errors import CredentialError, RemoteError, SpendLimitError
 from ..pipelines.remote.payload import make_arguments
+from ..pipelines.settings import MAX_SEED
 from .arguments import ModelFiles, Request, UsageError
 from .exit_codes import INTERRUPTED, OK, SOME_FAILED, USAGE_ERROR
 from .jobs import Job, plan_jobs

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..pipelines.parameters import Parameter, UpscaleParameters
-from ..pipelines.remote.options import OPTIONS, RemoteOptions
+from ..pipelines.parameters import UpscaleParameters
+from ..pipelines.remote.options import RemoteOptions
 from ..pipelines.remote.payload import fal_parameters
+from ..pipelines.settings import Parameter
 from .arguments import UsageError
 from .metadata import FORMATS
 from .table import default_text
@@ -80,7 +81,7 @@ def build_remote_parser(action: str) -> argparse.ArgumentParser:
     if action == "submit":
         add("--webhook-url", default="", metavar="URL", help="https address that is told the result")
     options = parser.add_argument_group("how to run")
-    for option in OPTIONS:
+    for option in RemoteOptions.declared():
         _add_flag(options, option)
     return parser
 
@@ -105,7 +106,9 @@ def read_settings(arguments: argparse.Namespace) -> UpscaleParameters:
 
 def read_options(arguments: argparse.Namespace) -> RemoteOptions:
     """How to run. Raises `ParameterError`."""
-    return RemoteOptions(**{o.name: getattr(arguments, o.name) for o in OPTIONS if o.name in arguments})
+    return RemoteOptions(
+        **{o.name: getattr(arguments, o.name) for o in RemoteOptions.declared() if o.name in arguments}
+    )
 
 
 def user_folder(asked: Path | None, environment: Mapping[str, str]) -> Path:

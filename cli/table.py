@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..pipelines.parameters import Parameter, UpscaleParameters
+from ..pipelines.parameters import UpscaleParameters
+from ..pipelines.settings import Parameter
 
 
 def parameter_table() -> str:

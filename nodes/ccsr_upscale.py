@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..pipelines.ccsr.settings import CcsrSettings
-from ..pipelines.parameters import Parameter
+from ..pipelines.settings import Parameter
 from . import host
 from .compat import io
 from .sockets import CcsrSocket, HostCcsr

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..pipelines.parameters import Parameter, UpscaleParameters
+from ..pipelines.parameters import UpscaleParameters
+from ..pipelines.settings import Parameter
 from ..pipelines.starter import UPSCALER, name_model
 from . import auto_caption, host, safety_check
 from .compat import io

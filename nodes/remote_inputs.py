@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..pipelines.parameters import MAX_SEED, Parameter, UpscaleParameters
+from ..pipelines.parameters import UpscaleParameters
 from ..pipelines.remote.errors import RemoteError
-from ..pipelines.remote.options import OPTIONS, RemoteOptions
+from ..pipelines.remote.options import RemoteOptions
 from ..pipelines.remote.payload import PICTURE_FIELD, fal_parameters, make_arguments
+from ..pipelines.settings import MAX_SEED, Parameter
 from .compat import advanced, io
 from .widgets import make_widget
 
@@ -23,7 +24,7 @@ ALWAYS_SHOWN = ("endpoint", "credential", "force_new")
 def picture_inputs() -> list[io.Input]:
     """Everything that says what to make of which picture, and how."""
     settings = [_widget(p) for p in fal_parameters()]
-    options = [_widget(option) for option in OPTIONS]
+    options = [_widget(option) for option in RemoteOptions.declared()]
     return [
         io.Image.Input(
             "image", optional=True, tooltip="The picture, or a batch: each is a request of its own."
@@ -46,7 +47,7 @@ def picture_inputs() -> list[io.Input]:
 
 def option_inputs(*names: str) -> list[io.Input]:
     """The widgets of some options."""
-    return [_widget(option) for option in OPTIONS if option.name in names]
+    return [_widget(option) for option in RemoteOptions.declared() if option.name in names]
 
 
 def _widget(parameter: Parameter) -> io.WidgetInput:
@@ -101,5 +102,5 @@ def read_inputs(image: Tensor | None, values: dict[str, Any]) -> Asked:
 
 def read_options(values: dict[str, Any]) -> RemoteOptions:
     """The options among `values`, which are removed from them."""
-    names = [name for name in RemoteOptions.names() if name in values]
+    names = [option.name for option in RemoteOptions.declared() if option.name in values]
     return RemoteOptions(**{name: values.pop(name) for name in names})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..pipelines.parameters import Parameter
+from ..pipelines.settings import Parameter
 from .compat import advanced, io
 
 

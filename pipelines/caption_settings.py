@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from .errors import ParameterError
-from .parameters import Parameter
+from .settings import Settings, declare
 
 LENGTHS = ("brief", "detailed", "more_detailed")
 
@@ -30,18 +29,21 @@ DEFAULT_WORDS = ", ".join(
     )
 )
 
-_DECLARED = (
-    Parameter(
-        "length",
-        str,
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionSettings(Settings):
+    """How captions are made; every value is checked on construction.
+
+    Raises `ParameterError` naming the field and its range.
+    """
+
+    length: str = declare(
         "detailed",
         "How much the captioner is asked to tell. Florence-2 has all three; BLIP and BLIP-2 write one short "
         "sentence whatever is asked.",
         choices=LENGTHS,
-    ),
-    Parameter(
-        "max_tokens",
-        int,
+    )
+    max_tokens: int = declare(
         0,
         "Most tokens (about 3/4 of a word each) of a caption; a longer one ends with its last whole "
         "sentence. 0 follows from the length.",
@@ -50,60 +52,27 @@ _DECLARED = (
         step=1,
         unit="tokens",
         advanced=True,
-    ),
-    Parameter(
-        "template",
-        str,
+    )
+    template: str = declare(
         "{caption}",
         "The prompt to make of the caption, which is put in place of {caption}. Prompt weights work outside "
         "of it.",
         multiline=True,
-    ),
-    Parameter(
-        "strip_words",
-        str,
+    )
+    strip_words: str = declare(
         DEFAULT_WORDS,
         "Words and phrases to take out of the caption, between commas or on lines of their own: the caption "
         "of a bad picture describes its badness, and as a prompt it would ask for it.",
         multiline=True,
         advanced=True,
-    ),
-)
-_DEFAULTS = {parameter.name: parameter.default for parameter in _DECLARED}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptionSettings:
-    """How captions are made; every value is checked on construction.
-
-    Raises `ParameterError` naming the field and its range.
-    """
-
-    length: str = _DEFAULTS["length"]
-    max_tokens: int = _DEFAULTS["max_tokens"]
-    template: str = _DEFAULTS["template"]
-    strip_words: str = _DEFAULTS["strip_words"]
+    )
 
     def __post_init__(self) -> None:
-        for parameter in self.declared():
-            parameter.check(getattr(self, parameter.name))
+        super().__post_init__()
         if "{caption}" not in self.template:
             raise ParameterError(
                 "template", f"got {self.template!r}; it must hold {{caption}}, where the caption belongs"
             )
-
-    @classmethod
-    def declared(cls) -> tuple[Parameter, ...]:
-        """All settings in the order in which an interface should show them."""
-        return _DECLARED
-
-    @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> CaptionSettings:
-        """Build from named values; unknown names raise `ParameterError`."""
-        for name in values:
-            if name not in _DEFAULTS:
-                raise ParameterError(name, "is not a known setting; known are " + ", ".join(_DEFAULTS))
-        return cls(**values)
 
     @property
     def token_limit(self) -> int:

@@ -8,81 +8,14 @@ published schema of `fal-ai/creative-upscaler`; those whose range fal does not p
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
+
+from typing_extensions import Self
 
 from .errors import ParameterError
-
-MAX_SEED = 2**64 - 1
-"""Largest seed torch's generators take."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """The declaration of one setting."""
-
-    name: str
-    type: type
-    default: Any
-    help: str
-    minimum: float | None = None
-    maximum: float | None = None
-    step: float | None = None
-    choices: tuple[str, ...] = ()
-    unit: str = ""
-    optional: bool = False
-    """None is allowed and means: not given."""
-    multiline: bool = False
-    advanced: bool = False
-    """Rarely needed; collapsed where the interface can."""
-    fal: bool = False
-    """A field of fal's schema, under the same name."""
-    model_source: bool = False
-    """Names a model file; the node pack asks for it on its loader node instead."""
-
-    @property
-    def allowed(self) -> str:
-        """The allowed values in words, for messages and tables."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        if self.type is bool:
-            return "true or false"
-        if self.type is str:
-            return "text"
-        kind = "a whole number" if self.type is int else "a number"
-        text = (
-            f"{kind} from {self.minimum:g} to {self.maximum:g}"
-            if self.maximum != MAX_SEED
-            else f"{kind} from 0 to 2^64-1"
-        )
-        return f"{text} {self.unit}".rstrip()
-
-    def check(self, value: Any) -> Any:
-        """Return `value` as this setting's type, or raise `ParameterError` naming the field and its range."""
-        if value is None and self.optional:
-            return None
-        problem = ParameterError(self.name, f"got {value!r}; allowed is {self.allowed}")
-        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if type(value) is not self.type:
-            raise problem
-        if isinstance(value, float) and not math.isfinite(value):
-            raise problem
-        if self.choices and value not in self.choices:
-            raise problem
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            assert self.minimum is not None and self.maximum is not None
-            if not self.minimum <= value <= self.maximum:
-                raise problem
-        return value
-
-
-def _declare(default: Any, help: str, **details: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help, **details})
-
+from .settings import MAX_SEED, Settings, declare
 
 SAMPLERS = (
     "euler",
@@ -150,26 +83,26 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpscaleParameters:
+class UpscaleParameters(Settings):
     """The settings of one creative upscale; every value is checked on construction.
 
     Raises `ParameterError` naming the field and its range for a value that is out of range, not finite
     or of the wrong type.
     """
 
-    model_type: str = _declare(
+    model_type: str = declare(
         "SD_1_5",
         "Family of the base model. A model file of the other family is refused.",
         choices=("SD_1_5", "SDXL"),
         fal=True,
     )
-    prompt: str = _declare(
+    prompt: str = declare(
         "",
         "What the picture shows, as exactly as possible. Weights such as (fur:1.2) and textual inversions work; any length.",
         multiline=True,
         fal=True,
     )
-    scale: float = _declare(
+    scale: float = declare(
         2.0,
         "How many times wider and taller the result is. Above 2 it is made in several passes.",
         minimum=1,
@@ -178,7 +111,7 @@ class UpscaleParameters:
         unit="times",
         fal=True,
     )
-    creativity: float = _declare(
+    creativity: float = declare(
         0.5,
         "How far the result may depart from the input: the noise level the redraw starts from. 0 only resizes; "
         "to .35 stays faithful; above .6 things start to change into others.",
@@ -187,7 +120,7 @@ class UpscaleParameters:
         step=0.01,
         fal=True,
     )
-    detail: float = _declare(
+    detail: float = declare(
         1.0,
         "How much fine texture to add. Weight of the detail LoRA when one is loaded; else the network is told of less "
         "noise than there is, outside of flat areas. 0 is off.",
@@ -196,7 +129,7 @@ class UpscaleParameters:
         step=0.05,
         fal=True,
     )
-    shape_preservation: float = _declare(
+    shape_preservation: float = declare(
         0.25,
         "How firmly shapes are held: weight of the tile ControlNet. 0 runs none; above 1.5 the result stiffens.",
         minimum=0,
@@ -204,19 +137,19 @@ class UpscaleParameters:
         step=0.05,
         fal=True,
     )
-    prompt_suffix: str = _declare(
+    prompt_suffix: str = declare(
         " high quality, highly detailed, high resolution, sharp",
         "Appended to the prompt as it is, so it begins with a space. May name textual inversions.",
         multiline=True,
         fal=True,
     )
-    negative_prompt: str = _declare(
+    negative_prompt: str = declare(
         "blurry, low resolution, bad, ugly, low quality, pixelated, interpolated, compression artifacts, noisey, grainy",
         "What the picture must not look like. Without effect at guidance 1.",
         multiline=True,
         fal=True,
     )
-    seed: int | None = _declare(
+    seed: int | None = declare(
         None,
         "The same seed, picture and settings give the same result. Left out, one is drawn and returned.",
         minimum=0,
@@ -224,7 +157,7 @@ class UpscaleParameters:
         step=1,
         fal=True,
     )
-    guidance_scale: float = _declare(
+    guidance_scale: float = declare(
         7.5,
         "How strongly the prompts steer (classifier-free guidance). 1 skips the negative prompt and halves the work.",
         minimum=0,
@@ -232,7 +165,7 @@ class UpscaleParameters:
         step=0.1,
         fal=True,
     )
-    num_inference_steps: int = _declare(
+    num_inference_steps: int = declare(
         20,
         "Steps of a full schedule; the part that creativity needs is run, so 20 at .5 is 10.",
         minimum=1,
@@ -241,24 +174,24 @@ class UpscaleParameters:
         unit="steps",
         fal=True,
     )
-    enable_safety_checks: bool = _declare(
+    enable_safety_checks: bool = declare(
         True, "Replace pictures that a safety checker flags with black ones.", advanced=True, fal=True
     )
-    skip_ccsr: bool = _declare(
+    skip_ccsr: bool = declare(
         False,
         "Leave out the CCSR restoration before the creative pass, even if a CCSR model is given.",
         fal=True,
     )
-    override_size_limits: bool = _declare(
+    override_size_limits: bool = declare(
         False, "Allow results above 16 megapixels, which can take very long.", advanced=True, fal=True
     )
-    base_model_url: str | None = _declare(
+    base_model_url: str | None = declare(
         None, "Single-file checkpoint to use as the base model.", model_source=True, advanced=True, fal=True
     )
-    additional_lora_url: str | None = _declare(
+    additional_lora_url: str | None = declare(
         None, "A LoRA to apply to the base model.", model_source=True, advanced=True, fal=True
     )
-    additional_lora_scale: float = _declare(
+    additional_lora_scale: float = declare(
         1.0,
         "Weight of the additional LoRA.",
         minimum=-5,
@@ -268,7 +201,7 @@ class UpscaleParameters:
         advanced=True,
         fal=True,
     )
-    additional_embedding_url: str | None = _declare(
+    additional_embedding_url: str | None = declare(
         None,
         "A textual inversion; its file name becomes a word for the prompts.",
         model_source=True,
@@ -276,13 +209,13 @@ class UpscaleParameters:
         fal=True,
     )
 
-    preset: str = _declare(
+    preset: str = declare(
         "custom",
         "Settings of a known program in place of the ones here: fal, clarity, finegrain, invoke; or of a few-step "
         "LoRA: lcm, hyper_sd, tcd. custom uses the values as they stand.",
         choices=tuple(PRESETS),
     )
-    width: int = _declare(
+    width: int = declare(
         0,
         "Exact width of the result; 0 follows from scale or height.",
         minimum=0,
@@ -291,7 +224,7 @@ class UpscaleParameters:
         unit="px",
         advanced=True,
     )
-    height: int = _declare(
+    height: int = declare(
         0,
         "Exact height of the result; 0 follows from scale or width.",
         minimum=0,
@@ -300,21 +233,21 @@ class UpscaleParameters:
         unit="px",
         advanced=True,
     )
-    sampler: str = _declare("dpmpp_2m", "Solver of the denoising process.", choices=SAMPLERS, advanced=True)
-    scheduler: str = _declare(
+    sampler: str = declare("dpmpp_2m", "Solver of the denoising process.", choices=SAMPLERS, advanced=True)
+    scheduler: str = declare(
         "karras",
         "How the steps are spread from the starting noise to none. The start is the same for all.",
         choices=SCHEDULERS,
         advanced=True,
     )
-    color_fix: str = _declare(
+    color_fix: str = declare(
         "wavelet",
         "Take the colours of the source: its low frequencies (wavelet), its mean and contrast (adain), the same in "
         "LAB (lab), or not at all (none).",
         choices=COLOR_FIXES,
         advanced=True,
     )
-    shape_decay: float = _declare(
+    shape_decay: float = declare(
         1.0,
         "Weakens shape preservation towards the fine layers: each gets this much of the next coarser one. "
         ".825 lets the prompt lead.",
@@ -323,7 +256,7 @@ class UpscaleParameters:
         step=0.005,
         advanced=True,
     )
-    shape_end: float = _declare(
+    shape_end: float = declare(
         1.0,
         "Part of the steps after which shape preservation stops; .85 frees the last steps for texture and saves time.",
         minimum=0,
@@ -331,18 +264,18 @@ class UpscaleParameters:
         step=0.01,
         advanced=True,
     )
-    shape_schedule: str = _declare(
+    shape_schedule: str = declare(
         "constant",
         "constant keeps the weight; fading holds it to 55 % of the steps, a third of it to 85 %, then none.",
         choices=SHAPE_SCHEDULES,
         advanced=True,
     )
-    guidance_interval: bool = _declare(
+    guidance_interval: bool = declare(
         False,
         "Apply guidance only at middle noise levels, which saves a tenth to a third of the work.",
         advanced=True,
     )
-    tile_size: int = _declare(
+    tile_size: int = declare(
         0,
         "Side of the tiles the network sees; 0 picks the cheapest that suits the model. Smaller is more intricate.",
         minimum=0,
@@ -351,7 +284,7 @@ class UpscaleParameters:
         unit="px",
         advanced=True,
     )
-    tile_overlap: int = _declare(
+    tile_overlap: int = declare(
         128,
         "Least overlap of neighbouring tiles; at most half a tile is used.",
         minimum=32,
@@ -360,7 +293,7 @@ class UpscaleParameters:
         unit="px",
         advanced=True,
     )
-    tile_batch: int = _declare(
+    tile_batch: int = declare(
         0,
         "Tiles evaluated at once; 0 follows from free memory. Changes speed, not the picture.",
         minimum=0,
@@ -368,15 +301,14 @@ class UpscaleParameters:
         step=1,
         advanced=True,
     )
-    compile_networks: bool = _declare(
+    compile_networks: bool = declare(
         False,
         "Compile the networks with torch.compile: slow the first time, faster for many pictures on a GPU.",
         advanced=True,
     )
 
     def __post_init__(self) -> None:
-        for parameter in self.declared():
-            object.__setattr__(self, parameter.name, parameter.check(getattr(self, parameter.name)))
+        super().__post_init__()
         if self.tile_size and self.tile_size < 2 * self.tile_overlap:
             raise ParameterError(
                 "tile_size",
@@ -385,45 +317,10 @@ class UpscaleParameters:
             )
 
     @classmethod
-    def declared(cls) -> tuple[Parameter, ...]:
-        """All settings in the order in which an interface should show them."""
-        return _DECLARED
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> UpscaleParameters:
-        """Build from named values, each either given or left at its default.
-
-        A `preset` replaces the defaults; values given beside it win over it.
-        Raises `ParameterError` for a name that is not declared.
-        """
-        names = [parameter.name for parameter in cls.declared()]
-        for name in values:
-            if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(names)
-                raise ParameterError(name, f"is not a known setting; {hint}")
-        preset = values.get("preset", "custom")
-        return cls(**{**PRESETS.get(preset, {}), **values})
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """As `Settings.from_mapping`; a `preset` replaces defaults, and values given beside it win over it."""
+        return super().from_mapping({**PRESETS.get(values.get("preset", "custom"), {}), **values})
 
     def with_preset(self) -> UpscaleParameters:
         """These settings with those of the chosen preset in their place."""
         return dataclasses.replace(self, **PRESETS[self.preset])
-
-
-def _declared_parameters() -> tuple[Parameter, ...]:
-    hints = get_type_hints(UpscaleParameters)
-    declared = []
-    for field in dataclasses.fields(UpscaleParameters):
-        members = [
-            t for t in getattr(hints[field.name], "__args__", (hints[field.name],)) if t is not type(None)
-        ]
-        optional = hints[field.name] is not members[0]
-        declared.append(
-            Parameter(
-                name=field.name, type=members[0], default=field.default, optional=optional, **field.metadata
-            )
-        )
-    return tuple(declared)
-
-
-_DECLARED = _declared_parameters()

@@ -20,12 +20,13 @@ from .detail import flatness_mask, lie_amounts, with_detail
 from .errors import ParameterError
 from .models import CreativeModels
 from .noise import PictureNoise
-from .parameters import MAX_SEED, UpscaleParameters
+from .parameters import UpscaleParameters
 from .prompting import TextConditioning, encode_prompts
 from .resizing import reflect_pad
 from .runtime import Runtime
 from .samplers import sample
 from .schedules import spread_sigmas
+from .settings import MAX_SEED
 from .tiled_diffusion import TiledDenoiser
 from .tiling import Grid, padded_length, plan_grid
 

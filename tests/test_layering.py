@@ -16,7 +16,15 @@ LAYERS = {"pipelines": {"pipelines"}, "cli": {"cli", "pipelines"}, "nodes": {"no
 
 LIGHT = {
     f"pipelines.{name}"
-    for name in ("parameters", "runtime", "errors", "caption_settings", "captioner_folders", "starter")
+    for name in (
+        "parameters",
+        "runtime",
+        "errors",
+        "caption_settings",
+        "captioner_folders",
+        "settings",
+        "starter",
+    )
 } | {
     "pipelines.ccsr.settings",
     "pipelines.remote",

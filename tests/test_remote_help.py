@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from creative_upscaler.pipelines.remote.options import OPTIONS
+from creative_upscaler.pipelines.remote.options import RemoteOptions
 from creative_upscaler.pipelines.remote.payload import PICTURE_FIELD, fal_parameters
 
 PAGES = Path(__file__).parents[1] / "web" / "docs"
 
 
-@pytest.mark.parametrize("name", [PICTURE_FIELD, *(p.name for p in (*fal_parameters(), *OPTIONS))])
+@pytest.mark.parametrize(
+    "name", [PICTURE_FIELD, *(p.name for p in (*fal_parameters(), *RemoteOptions.declared()))]
+)
 def test_the_help_page_names_every_input(name: str) -> None:
     page = (PAGES / "CreativeUpscaler_Remote" / "en.md").read_text(encoding="utf-8")
     assert f"| `{name}` |" in page

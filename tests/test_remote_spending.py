@@ -17,7 +17,7 @@ from creative_upscaler.pipelines.errors import ParameterError, PictureError
 from creative_upscaler.pipelines.parameters import UpscaleParameters
 from creative_upscaler.pipelines.remote import uploads
 from creative_upscaler.pipelines.remote.errors import CredentialError, RemoteError, SpendLimitError
-from creative_upscaler.pipelines.remote.options import OPTIONS, RemoteOptions
+from creative_upscaler.pipelines.remote.options import RemoteOptions
 from creative_upscaler.pipelines.remote.payload import check_model_url, make_arguments
 from creative_upscaler.pipelines.remote.preparing import RemotePicture
 from creative_upscaler.pipelines.remote.scrubbing import Scrubber
@@ -155,16 +155,12 @@ def test_models_are_named_by_https_addresses_of_safetensors() -> None:
             make_arguments(UpscaleParameters(base_model_url=bad), seed=1)
 
 
-def test_options_are_declared_once() -> None:
-    options = RemoteOptions()
-    for option in OPTIONS:
-        assert getattr(options, option.name) == option.default
-    assert set(RemoteOptions.names()) - {option.name for option in OPTIONS} == {
-        "poll_seconds",
-        "unreachable_seconds",
-    }
+def test_an_option_out_of_its_range_is_refused_and_a_key_in_place_of_its_name_not_repeated() -> None:
     with pytest.raises(ParameterError, match="concurrency"):
         RemoteOptions(concurrency=0)
+    with pytest.raises(ParameterError) as refusal:
+        RemoteOptions(credential=["secret"])
+    assert "secret" not in str(refusal.value)
 
 
 def test_private_options_are_sent_as_fals_headers(fal: FalServer, private_folder: Path) -> None:

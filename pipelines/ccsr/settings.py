@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
 from ..errors import ParameterError
-from ..parameters import MAX_SEED, Parameter
+from ..parameters import UpscaleParameters
+from ..settings import Settings, declare
 
 TILINGS = ("gaussian", "uniform", "untiled")
 COLOR_FIXES = ("adain", "wavelet", "none")
@@ -35,19 +35,15 @@ TILE_MULTIPLE = 64
 """Sides of a tile in pixels are multiples of this: the VAE and the UNet divide by 8 each."""
 
 
-def _declare(default: Any, help: str, **details: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help, **details})
-
-
 @dataclass(frozen=True, kw_only=True)
-class CcsrSettings:
+class CcsrSettings(Settings):
     """The settings of one CCSR upscale; every value is checked on construction.
 
     Raises `ParameterError` naming the field and its range for a value out of range or of the wrong type, and
     for values that exclude each other.
     """
 
-    scale: float = _declare(
+    scale: float = declare(
         4.0,
         "How many times wider and taller the result is. The networks were trained at 4.",
         minimum=1,
@@ -55,44 +51,22 @@ class CcsrSettings:
         step=0.05,
         unit="times",
     )
-    preset: str = _declare(
+    preset: str = declare(
         "auto",
         "Settings of the official programs, which must fit the loaded version. auto is v1 balanced or v2 "
         "one-step; custom uses steps, t_max, t_min, guidance_scale and the prompts as they stand.",
         choices=("auto", *PRESETS, "custom"),
     )
-    seed: int | None = _declare(
-        None,
-        "The same seed, picture and settings give the same result. Left out, one is drawn.",
-        minimum=0,
-        maximum=MAX_SEED,
-        step=1,
-    )
-    color_fix: str = _declare(
+    seed: int | None = UpscaleParameters.declare_as("seed")
+    color_fix: str = declare(
         "adain",
         "Take the colours of the source: its mean and contrast (adain), its low frequencies (wavelet), or "
         "not at all (none).",
         choices=COLOR_FIXES,
     )
-    width: int = _declare(
-        0,
-        "Exact width of the result; 0 follows from scale or height.",
-        minimum=0,
-        maximum=65536,
-        step=1,
-        unit="px",
-        advanced=True,
-    )
-    height: int = _declare(
-        0,
-        "Exact height of the result; 0 follows from scale or width.",
-        minimum=0,
-        maximum=65536,
-        step=1,
-        unit="px",
-        advanced=True,
-    )
-    steps: int = _declare(
+    width: int = UpscaleParameters.declare_as("width")
+    height: int = UpscaleParameters.declare_as("height")
+    steps: int = declare(
         45,
         "Steps of the full chain, of which the part between t_max and t_min is run, after one at full noise.",
         minimum=1,
@@ -101,7 +75,7 @@ class CcsrSettings:
         unit="steps",
         advanced=True,
     )
-    t_max: float = _declare(
+    t_max: float = declare(
         0.6667,
         "Where in the chain the picture's structure, found at full noise, is taken up again.",
         minimum=0,
@@ -109,7 +83,7 @@ class CcsrSettings:
         step=0.0001,
         advanced=True,
     )
-    t_min: float = _declare(
+    t_min: float = declare(
         0.3333,
         "Where the chain is left for the VAE's decoder to finish. Lower is slower and adds more texture.",
         minimum=0,
@@ -117,7 +91,7 @@ class CcsrSettings:
         step=0.0001,
         advanced=True,
     )
-    guidance_scale: float = _declare(
+    guidance_scale: float = declare(
         1.0,
         "How strongly the prompts steer (version 2 only). 1 is none and halves the work.",
         minimum=1,
@@ -125,26 +99,26 @@ class CcsrSettings:
         step=0.1,
         advanced=True,
     )
-    prompt: str = _declare(
+    prompt: str = declare(
         "",
         "Of custom preset and version 2 only. The networks were trained without captions.",
         multiline=True,
         advanced=True,
     )
-    negative_prompt: str = _declare(
+    negative_prompt: str = declare(
         "",
         "What guidance leads away from; of custom preset and version 2 only.",
         multiline=True,
         advanced=True,
     )
-    tiling: str = _declare(
+    tiling: str = declare(
         "gaussian",
         "How the network sees a large picture: in overlapping tiles weighted towards their middle (gaussian) "
         "or evenly (uniform), or whole (untiled), for which memory seldom suffices.",
         choices=TILINGS,
         advanced=True,
     )
-    tile_size: int = _declare(
+    tile_size: int = declare(
         512,
         "Side of the tiles, a multiple of 64. The networks were trained at 512.",
         minimum=64,
@@ -153,7 +127,7 @@ class CcsrSettings:
         unit="px",
         advanced=True,
     )
-    tile_stride: int = _declare(
+    tile_stride: int = declare(
         256,
         "From one tile to the next, a multiple of 8. Half a tile is the official programs'; more is faster.",
         minimum=8,
@@ -162,26 +136,16 @@ class CcsrSettings:
         unit="px",
         advanced=True,
     )
-    tile_batch: int = _declare(
-        0,
-        "Tiles evaluated at once; 0 follows from free memory. Changes speed, not the picture.",
-        minimum=0,
-        maximum=256,
-        step=1,
-        advanced=True,
-    )
-    official: bool = _declare(
+    tile_batch: int = UpscaleParameters.declare_as("tile_batch")
+    official: bool = declare(
         False,
         "Repeat oddities of the official programs, for comparisons; see the documentation.",
         advanced=True,
     )
-    override_size_limits: bool = _declare(
-        False, "Allow results above 16 megapixels, which can take very long.", advanced=True
-    )
+    override_size_limits: bool = UpscaleParameters.declare_as("override_size_limits")
 
     def __post_init__(self) -> None:
-        for parameter in self.declared():
-            object.__setattr__(self, parameter.name, parameter.check(getattr(self, parameter.name)))
+        super().__post_init__()
         if self.tile_size % TILE_MULTIPLE:
             raise ParameterError(
                 "tile_size", f"{self.tile_size} px is no multiple of {TILE_MULTIPLE}; the network needs one"
@@ -195,20 +159,6 @@ class CcsrSettings:
             raise ParameterError(
                 "t_min", f"{self.t_min:g} must be below t_max ({self.t_max:g}); lower it or raise t_max"
             )
-
-    @classmethod
-    def declared(cls) -> tuple[Parameter, ...]:
-        """All settings in the order in which an interface should show them."""
-        return _DECLARED
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> CcsrSettings:
-        """Build from named values. Raises `ParameterError` for a name that is not declared."""
-        names = [parameter.name for parameter in cls.declared()]
-        for name in values:
-            if name not in names:
-                raise ParameterError(name, "is not a known setting; known are " + ", ".join(names))
-        return cls(**values)
 
     def resolved(self, version: str) -> CcsrSettings:
         """These settings with those of `preset` in their place, for models of `version` "v1" or "v2".
@@ -225,23 +175,3 @@ class CcsrSettings:
                 "preset", f"{preset} is for CCSR {made_for}, and {version} is loaded; use auto, {fitting}"
             )
         return dataclasses.replace(self, preset="custom", **values)
-
-
-def _declared_settings() -> tuple[Parameter, ...]:
-    hints = get_type_hints(CcsrSettings)
-    declared = []
-    for field in dataclasses.fields(CcsrSettings):
-        members = getattr(hints[field.name], "__args__", (hints[field.name],))
-        declared.append(
-            Parameter(
-                name=field.name,
-                type=members[0],
-                default=field.default,
-                optional=type(None) in members,
-                **field.metadata,
-            )
-        )
-    return tuple(declared)
-
-
-_DECLARED = _declared_settings()

@@ -18,9 +18,9 @@ from ..color import fix_color
 from ..denoisers import Denoiser
 from ..models import CreativeModels
 from ..noise import PictureNoise
-from ..parameters import MAX_SEED
 from ..resizing import Size, check_image, join_alpha, reflect_pad, resize, split_alpha, target_size
 from ..runtime import Runtime, silent
+from ..settings import MAX_SEED
 from ..tiled_diffusion import TiledDenoiser
 from .denoising import (
     Branch,

@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ParameterError
-from ..parameters import Parameter, UpscaleParameters
+from ..parameters import UpscaleParameters
+from ..settings import Parameter
 
 PICTURE_FIELD = "image_url"
 MODEL_SUFFIX = ".safetensors"

@@ -7,7 +7,8 @@ from typing import Any
 from comfy_client import ComfyClient
 from comfy_server import PACK, Server
 
-from creative_upscaler.pipelines.parameters import Parameter, UpscaleParameters
+from creative_upscaler.pipelines.parameters import UpscaleParameters
+from creative_upscaler.pipelines.settings import Parameter
 
 NODES = (
     "CreativeUpscaler_LoadModels",
