@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..pipelines.ccsr.settings import CcsrSettings
-from ..pipelines.settings import Parameter
 from . import host
 from .compat import io
 from .sockets import CcsrSocket, HostCcsr
@@ -26,7 +25,7 @@ class CcsrUpscale(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", tooltip="The picture, or a batch of them; transparency is kept."),
                 CcsrSocket.Input("ccsr", tooltip="From Load CCSR Model."),
-                *[_widget(parameter) for parameter in settings],
+                *[make_widget(parameter) for parameter in settings],
             ],
             outputs=[
                 io.Image.Output(
@@ -44,10 +43,3 @@ class CcsrUpscale(io.ComfyNode):
         runtime = Runtime(ccsr.memory, host.HostProgress(ccsr.memory.device, "SD_1_5"))
         result = ccsr_upscale(image.movedim(-1, 1), CcsrSettings.from_mapping(settings), ccsr.models, runtime)
         return io.NodeOutput(result.movedim(1, -1).to(host.picture_device()))
-
-
-def _widget(parameter: Parameter) -> io.WidgetInput:
-    if parameter.name != "seed":
-        return make_widget(parameter)
-    bounds = {"min": parameter.minimum, "max": parameter.maximum, "step": parameter.step}
-    return io.Int.Input("seed", default=0, tooltip=parameter.help, control_after_generate=True, **bounds)

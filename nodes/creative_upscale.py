@@ -177,16 +177,4 @@ def _optional(widget: io.WidgetInput) -> io.WidgetInput:
 
 
 def _widget(parameter: Parameter) -> io.WidgetInput:
-    """As `make_widget`, with ComfyUI's seed control and its dynamic prompts."""
-    if parameter.name == "seed":
-        bounds = {"min": parameter.minimum, "max": parameter.maximum, "step": parameter.step}
-        return io.Int.Input("seed", default=0, tooltip=parameter.help, control_after_generate=True, **bounds)
-    if parameter.multiline:
-        return io.String.Input(
-            parameter.name,
-            default=parameter.default,
-            tooltip=parameter.help,
-            multiline=True,
-            dynamic_prompts=True,
-        )
-    return make_widget(parameter)
+    return make_widget(parameter, dynamic_prompts=True)

@@ -51,10 +51,6 @@ def option_inputs(*names: str) -> list[io.Input]:
 
 
 def _widget(parameter: Parameter) -> io.WidgetInput:
-    if parameter.name == "seed":
-        return io.Int.Input(
-            "seed", default=0, min=0, max=MAX_SEED, tooltip=parameter.help, control_after_generate=True
-        )
     if parameter.type is str and parameter.default is None:
         widget = io.String.Input(parameter.name, default="", tooltip=parameter.help, optional=True)
         return advanced(widget)
