@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionControlNetImg2ImgPipeline
 
-from creative_upscaler.pipelines import creative
+from creative_upscaler.pipelines import redrawing
 from creative_upscaler.pipelines.creative import upscale
 from creative_upscaler.pipelines.errors import ModelFileError
 from creative_upscaler.pipelines.models import CreativeModels, load_models
@@ -74,7 +74,7 @@ def test_upscale_equals_diffusers_own_pipeline_on_the_same_folder(
     # diffusers places the timesteps one lower.
     alphas = pipeline.scheduler.alphas_cumprod[pipeline.scheduler.timesteps[-4:]].double()
     sigmas = torch.cat([((1 - alphas) / alphas).sqrt(), torch.zeros(1, dtype=torch.float64)])
-    monkeypatch.setattr(creative, "spread_sigmas", lambda *_: sigmas)
+    monkeypatch.setattr(redrawing, "spread_sigmas", lambda *_: sigmas)
     ours = upscale(PICTURE, parameters, models).image
     assert (theirs - PICTURE).abs().mean() > 0.05
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)

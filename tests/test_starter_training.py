@@ -101,7 +101,7 @@ def test_encoder_and_decoder_start_as_linear_maps_written_into_diffusers_weights
     latents.write_decoder(vae, transform, offset, pool.crops(12, 64, generator))
     made = vae.decode(expected).sample / 2 + 0.5
     error = peak_signal_noise_ratio(picture.numpy(), made.detach().numpy(), data_range=1)
-    assert error > 30  # before any training
+    assert error > 25  # before any training
     assert isinstance(vae, AutoencoderKL)
     for kept, written in zip(latents.read_transform(vae), (transform, offset), strict=True):
         torch.testing.assert_close(kept, written)

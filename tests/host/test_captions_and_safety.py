@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +17,25 @@ import tiny_safety_checkers as tiny
 SUFFIX = quick()[UPSCALE]["inputs"]["prompt_suffix"]
 
 
-@pytest.fixture
-def captioners(server: Server) -> Path:
+@pytest.fixture(scope="module")
+def captioners(server: Server) -> Iterator[Path]:
     folder = server.models("captioners")
-    for name, write in (("florence", tiny_captioners.write_florence2), ("blip", tiny_captioners.write_blip)):
-        if not (folder / name).exists():
-            write(folder / name)
-    return folder
+    tiny_captioners.write_florence2(folder / "florence")
+    tiny_captioners.write_blip(folder / "blip")
+    yield folder
+    # What is there by itself is used by itself, in other tests too.
+    for name in ("florence", "blip"):
+        shutil.rmtree(folder / name)
 
 
-@pytest.fixture
-def checkers(server: Server) -> Path:
+@pytest.fixture(scope="module")
+def checkers(server: Server) -> Iterator[Path]:
     folder = server.models("safety_checkers")
     for name, threshold in (("always", tiny.ALWAYS), ("never", tiny.NEVER)):
         tiny.write_folder(folder / name, threshold, pickle=name == "never")
-    return folder
+    yield folder
+    for name in ("always", "never"):
+        shutil.rmtree(folder / name)
 
 
 def captioned(captioner: str = "auto", **settings: object) -> Workflow:
@@ -98,6 +103,20 @@ def test_a_flagged_picture_is_black_and_told(server: Server, checkers: Path) -> 
     assert pictures[0].shape == pictures[1].shape
     assert "flagged and black: picture 1 of 1" in server.log.read_text()
     assert "flagged and black: picture 1 of 1" in hit.texts
+
+
+def test_creative_upscale_captions_and_checks_by_itself(
+    server: Server, captioners: Path, checkers: Path
+) -> None:
+    workflow = quick(seed=203, prompt="", enable_safety_checks=True)
+    workflow = with_node(
+        workflow, "load", "CreativeUpscaler_LoadSafetyChecker", safety_checker="safety_checkers/always"
+    )
+    run = server.client.run(changed(workflow, UPSCALE, safety_checker=["load", 0]))
+    assert run.outcome == "execution_success", run.error
+    (text,) = run.outputs[UPSCALE]["text"]
+    assert "made picture 1 black" in text and "florence" in text
+    assert not np.asarray(server.client.picture(run, SAVE)).any()
 
 
 def test_what_is_not_there_is_an_error_that_says_what_to_do(

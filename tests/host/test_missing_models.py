@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_server import Server
 from test_loading import describe
-from workflows import MODELS, changed, quick
+from workflows import MODELS, UPSCALE, changed, quick
 
 MISSING = "control_v11f1e_sd15_tile_fp16.safetensors"
 
@@ -57,3 +57,9 @@ def test_loaders_without_a_model_say_how_to_get_one(server: Server) -> None:
             workflow["4"]["inputs"]["images"] = ["3", 0]
         run = server.client.run(workflow)
         assert f"creative-upscaler models get {name} " in run.error["exception_message"]
+
+
+def test_creative_upscale_does_not_go_unchecked(server: Server) -> None:
+    run = server.client.run(quick(seed=204, enable_safety_checks=True))
+    assert (run.outcome, run.error["node_id"]) == ("execution_error", UPSCALE)
+    assert "switch enable_safety_checks off" in run.error["exception_message"]
