@@ -14,7 +14,8 @@ from ..pipelines.settings import Parameter
 from .caption_arguments import add_caption_command
 from .ccsr_arguments import add_ccsr_command
 from .exit_codes import MEANINGS, UsageError
-from .metadata import FORMATS, read_record
+from .file_arguments import FileRequest, add_file_flags
+from .metadata import read_record
 from .model_arguments import (
     ModelFiles,
     add_model_flags,
@@ -29,23 +30,11 @@ SIZE_SETTINGS = {"scale", "width", "height"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(FileRequest):
     """One `upscale` command."""
 
-    inputs: list[Path]
-    output: Path
     parameters: UpscaleParameters
-    given: frozenset[str]
-    """Names of the settings that were given, not left at their default."""
     models: ModelFiles
-    device: str | None = None
-    dtype: str | None = None
-    format: str | None = None
-    quality: int = 95
-    overwrite: bool = False
-    resume: bool = False
-    quiet: bool = False
-    json: bool = False
     notes: tuple[str, ...] = ()
     """What to tell the user about models and settings that were chosen for them."""
 
@@ -67,48 +56,18 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    _add_file_flags(upscale)
+    add_file_flags(upscale)
     add_model_flags(upscale)
     settings = upscale.add_argument_group("settings")
     for parameter in UpscaleParameters.declared():
         _add_setting(settings, parameter)
-    add_ccsr_command(commands, _add_file_flags, _add_setting, model_file)
+    add_ccsr_command(commands, _add_setting, model_file)
     add_caption_command(commands, _add_setting)
     add_models_command(commands)
     # Its own flags are in remote_arguments, which parses them.
     commands.add_parser("remote", help="upscale pictures with fal's service, for money", add_help=False)
     commands.add_parser("parameters", help="print all settings as a Markdown table", allow_abbrev=False)
     return parser
-
-
-def _add_file_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "inputs",
-        nargs="+",
-        type=Path,
-        metavar="IN",
-        help="pictures, or folders of pictures (not those within)",
-    )
-    add(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        metavar="OUT",
-        help="a file for one picture, else a folder",
-    )
-    add(
-        "--format",
-        choices=tuple(FORMATS),
-        help="of the results; default: that of OUT's name, else of the input",
-    )
-    add("--quality", type=int, default=95, metavar="1-100", help="of JPEG and WebP (default: 95)")
-    add("--from-image", type=Path, metavar="PICTURE", help="take the settings from a result; flags given win")
-    add("--overwrite", action="store_true", help="replace results that exist")
-    add("--resume", action="store_true", help="skip results that exist with these settings and this input")
-    add("--quiet", action="store_true", help="print only notes and errors")
-    add("--json", action="store_true", help="print the results as JSON, and nothing else, on standard output")
 
 
 def _add_setting(group: argparse._ArgumentGroup, parameter: Parameter) -> None:
@@ -129,8 +88,6 @@ def read_request(arguments: argparse.Namespace) -> Request:
 
     Raises `UsageError` and, for a setting, `ParameterError`.
     """
-    if not 1 <= arguments.quality <= 100:
-        raise UsageError(f"--quality: got {arguments.quality}; allowed is a whole number from 1 to 100")
     values = {p.name: getattr(arguments, p.name) for p in UpscaleParameters.declared() if p.name in arguments}
     given = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     if arguments.from_image:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..pipelines.caption_settings import CaptionSettings
 from ..pipelines.settings import Parameter
+from .file_arguments import add_device, add_inputs
 
 
 def add_caption_command(commands: Any, add_setting: Callable[[Any, Parameter], None]) -> None:
@@ -21,13 +22,7 @@ def add_caption_command(commands: Any, add_setting: Callable[[Any, Parameter], N
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add(
-        "inputs",
-        nargs="+",
-        type=Path,
-        metavar="IN",
-        help="pictures, or folders of pictures (not those within)",
-    )
+    add_inputs(parser)
     add(
         "--captioner",
         type=Path,
@@ -35,7 +30,7 @@ def add_caption_command(commands: Any, add_setting: Callable[[Any, Parameter], N
         metavar="DIR",
         help="folder of a Florence-2 (of florence-community), BLIP-2 or BLIP captioning model",
     )
-    add("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    add_device(add)
     add("--quiet", action="store_true", help="print only captions and errors")
     add(
         "--json", action="store_true", help="print the captions as JSON, and nothing else, on standard output"

@@ -7,8 +7,7 @@ import dataclasses
 import json
 import secrets
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from ..pipelines.stages import Finished
 from .ccsr_arguments import CcsrFiles
 from .devices import choose_memory
 from .exit_codes import INTERRUPTED, OK, SOME_FAILED, UsageError
+from .file_arguments import FileRequest
 from .jobs import Job, plan_jobs
 from .metadata import read_record
 from .progress import Display
@@ -28,23 +28,13 @@ from .upscaling import make_picture
 
 
 @dataclass(frozen=True, kw_only=True)
-class CcsrRequest:
-    """One `ccsr` command; what `jobs` and `upscaling` ask of a request."""
+class CcsrRequest(FileRequest):
+    """One `ccsr` command."""
 
-    inputs: list[Path]
-    output: Path
     parameters: CcsrSettings
     models: CcsrFiles
     # A record of CCSR names no family of models, so nothing is to be taken over from it.
     given: frozenset[str] = frozenset({"model_type"})
-    device: str | None = None
-    dtype: str | None = None
-    format: str | None = None
-    quality: int = 95
-    overwrite: bool = False
-    resume: bool = False
-    quiet: bool = False
-    json: bool = False
 
 
 def run_ccsr(arguments: argparse.Namespace) -> int:
@@ -54,7 +44,7 @@ def run_ccsr(arguments: argparse.Namespace) -> int:
     which would be the same for every picture.
     """
     request = read_request(arguments)
-    jobs = plan_jobs(cast(Any, request))
+    jobs = plan_jobs(request)
     display = Display(len(jobs), quiet=request.quiet)
     results: list[dict[str, Any]] = []
     try:
@@ -74,8 +64,6 @@ def run_ccsr(arguments: argparse.Namespace) -> int:
 
 def read_request(arguments: argparse.Namespace) -> CcsrRequest:
     """What the parsed arguments ask for. Raises `UsageError` and, for a setting, `ParameterError`."""
-    if not 1 <= arguments.quality <= 100:
-        raise UsageError(f"--quality: got {arguments.quality}; allowed is a whole number from 1 to 100")
     names = [parameter.name for parameter in CcsrSettings.declared()]
     values: dict[str, Any] = {}
     if arguments.from_image:
@@ -121,7 +109,7 @@ def _make(job: Job, request: CcsrRequest, engine: _Engine | None, display: Displ
         return {**paths, **(read_record(job.result) or {}), "skipped": True}
     assert engine is not None
     try:
-        result = make_picture(job, cast(Any, request), engine, display)
+        result = make_picture(job, request, engine, display)
     except (ModelFileError, ParameterError):
         raise
     except (UpscalerError, OSError) as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..pipelines.ccsr.settings import CcsrSettings
 from ..pipelines.settings import Parameter
 from .exit_codes import UsageError
+from .file_arguments import add_device, add_dtype, add_file_flags
 
 if TYPE_CHECKING:
     from ..pipelines.ccsr.loading import CcsrModels
@@ -64,7 +65,6 @@ def add_ccsr_flags(add: Callable[..., Any], model_file: Callable[[str], Path]) -
 
 def add_ccsr_command(
     commands: Any,
-    add_file_flags: Callable[[argparse.ArgumentParser], None],
     add_setting: Callable[[Any, Parameter], None],
     model_file: Callable[[str], Path],
 ) -> None:
@@ -78,12 +78,8 @@ def add_ccsr_command(
     add_file_flags(parser)
     add = parser.add_argument_group("models").add_argument
     add_ccsr_flags(add, model_file)
-    add("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    add(
-        "--dtype",
-        choices=("float32", "float16", "bfloat16"),
-        help="of the diffusion networks (default: device's)",
-    )
+    add_device(add)
+    add_dtype(add)
     settings = parser.add_argument_group("settings")
     for parameter in CcsrSettings.declared():
         add_setting(settings, parameter)

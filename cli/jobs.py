@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .arguments import Request
 from .exit_codes import UsageError
+from .file_arguments import FileRequest
 from .metadata import FORMATS, SUFFIXES, read_record, settings_of, sha256
 
 
@@ -22,7 +22,7 @@ class Job:
     """The result is there already, and --resume was given."""
 
 
-def plan_jobs(request: Request) -> list[Job]:
+def plan_jobs(request: FileRequest) -> list[Job]:
     """The pictures of `request.inputs`, in the order given; those of a folder by name.
 
     Raises `UsageError` if an input is missing or holds no picture, if two results would be one file, if a
@@ -69,7 +69,7 @@ def find_pictures(path: Path) -> list[Path]:
     return pictures
 
 
-def _is_file_name(request: Request) -> bool:
+def _is_file_name(request: FileRequest) -> bool:
     """Whether the output names one file, and not a folder."""
     output, suffix = request.output, request.output.suffix.lower()
     if output.is_dir():
@@ -82,7 +82,7 @@ def _is_file_name(request: Request) -> bool:
     return suffix in SUFFIXES
 
 
-def _job_in_folder(source: Path, request: Request) -> Job:
+def _job_in_folder(source: Path, request: FileRequest) -> Job:
     own = SUFFIXES.get(source.suffix.lower())
     if request.format in (None, own) and own:
         return Job(source, request.output / source.name, own)
@@ -90,7 +90,7 @@ def _job_in_folder(source: Path, request: Request) -> Job:
     return Job(source, request.output / (source.stem + FORMATS[format]), format)
 
 
-def _is_done(job: Job, request: Request) -> bool:
+def _is_done(job: Job, request: FileRequest) -> bool:
     """Whether the result was made from this input with these settings and models (by name)."""
     record = read_record(job.result) if job.result.exists() else None
     if record is None:

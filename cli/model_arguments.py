@@ -14,6 +14,7 @@ from ..pipelines.parameters import UpscaleParameters
 from ..pipelines.registry import find_model
 from .ccsr_arguments import CcsrFiles, add_ccsr_flags
 from .exit_codes import UsageError
+from .file_arguments import add_device, add_dtype
 from .models import default_folder
 from .remote_arguments import user_folder
 
@@ -102,12 +103,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "only, from Hugging Face and Civitai",
     )
     add("--model-host", action="append", default=[], metavar="HOST", help="another host to fetch from")
-    add("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    add(
-        "--dtype",
-        choices=("float32", "float16", "bfloat16"),
-        help="of the diffusion networks (default: device's)",
-    )
+    add_device(add)
+    add_dtype(add)
 
 
 def model_file(text: str) -> Path:
