@@ -61,7 +61,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         **file,
         help="base model (SD 1.5 or SDXL, file or diffusers folder); its family is --model-type unless that "
-        "is given (default: the starter model that ships with this)",
+        "is given (default: the starter diffusion models, where they are installed)",
     )
     add("--vae", **file, help="VAE in place of the checkpoint's")
     add(

@@ -134,8 +134,15 @@ class CreativeUpscale(io.ComfyNode):
             logging.warning("Creative Upscale: %s", note)
         picture = result.image.movedim(1, -1).to(host.picture_device())
         prompts = dict.fromkeys(result.prompts)
+        written = [
+            f"Prompt: {prompt}"
+            for prompt in prompts
+            if prompt and captioner and not parameters.prompt.strip()
+        ]
         used += [name for role, name in result.models.items() if role != "loras"]
-        text = "\n".join([*notes, *result.notes, *([f"Made with {', '.join(used)}."] if used else [])])
+        text = "\n".join(
+            [*notes, *result.notes, *written, *([f"Made with {', '.join(used)}."] if used else [])]
+        )
         host.show_text(text)
         return io.NodeOutput(picture, result.seed, "\n".join(prompts), ui={"text": [text]})
 

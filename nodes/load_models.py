@@ -42,8 +42,7 @@ class LoadModels(io.ComfyNode):
                 io.Combo.Input(
                     "checkpoint",
                     options=_checkpoints(),
-                    tooltip="Base model: an SD1.5 or SDXL checkpoint of the style the result should have. "
-                    "The small starter model that ships with this pack needs nothing beside it.",
+                    tooltip="Base model: an SD1.5 or SDXL checkpoint of the style the result should have.",
                 ),
                 _file_input(
                     "controlnet",

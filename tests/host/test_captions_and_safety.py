@@ -115,7 +115,7 @@ def test_creative_upscale_captions_and_checks_by_itself(
     run = server.client.run(changed(workflow, UPSCALE, safety_checker=["load", 0]))
     assert run.outcome == "execution_success", run.error
     (text,) = run.outputs[UPSCALE]["text"]
-    assert "made picture 1 black" in text and "florence" in text
+    assert "made picture 1 black" in text and "florence" in text and "\nPrompt: " in text
     assert not np.asarray(server.client.picture(run, SAVE)).any()
 
 
