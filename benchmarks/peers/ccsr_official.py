@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from collections.abc import Callable
@@ -11,32 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+TEXT = "cond_stage_model.emb"
+"""The tensor of the empty prompt's embedding."""
+
 
 def prepare(
     checkout: Path, tensors: dict[str, Tensor], settings: dict[str, Any], device: torch.device
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Its tiled diffusion with Gaussian weights, as a function of picture and first noise."""
-    _stand_in_for_libraries()
+    stand_in_for_libraries()
     sys.path.insert(0, str(checkout))
     from ldm.xformers_state import disable_xformers  # noqa: PLC0415
-    from model.ccsr_stage2 import ControlLDM  # noqa: PLC0415
     from model.q_sampler import SpacedSampler  # noqa: PLC0415
 
     disable_xformers()
-    module = types.ModuleType("stand_ins")
-    module.Loss, module.Text = _Loss, _Text
-    sys.modules["stand_ins"] = module
-    model = ControlLDM(**_parameters(settings))
-    text = tensors["cond_stage_model.emb"]
-    used = {key: value for key, value in tensors.items() if key != "cond_stage_model.emb"}
-    missing = [
-        key
-        for key in model.load_state_dict(used, strict=False).missing_keys
-        if key.startswith(("model.", "control_model.", "first_stage_model.", "cond_encoder."))
-    ]
-    assert not missing, f"the official program has other tensors: {missing[:3]}"
-    model.cond_stage_model.embedding = text.to(device)
-    model = model.to(device).eval()
+    model = build_model(tensors, settings).to(device)
     # All noise from the CPU's generator, which is the same for both programs.
     torch.randn_like = lambda like, **_: torch.randn(like.shape).to(like)  # type: ignore[assignment]
 
@@ -60,6 +50,25 @@ def prepare(
     return run
 
 
+def build_model(tensors: dict[str, Tensor], settings: dict[str, Any], *, package: str = "") -> Any:
+    """The model of the program whose modules are in `package` (with its dot), on the CPU."""
+    module = types.ModuleType("stand_ins")
+    module.Loss, module.Text = _Loss, _Text
+    sys.modules["stand_ins"] = module
+    model = importlib.import_module(package + "model.ccsr_stage2").ControlLDM(
+        **_parameters(settings, package)
+    )
+    used = {key: value for key, value in tensors.items() if key != TEXT}
+    missing = [
+        key
+        for key in model.load_state_dict(used, strict=False).missing_keys
+        if key.startswith(("model.", "control_model.", "first_stage_model.", "cond_encoder."))
+    ]
+    assert not missing, f"the program has other tensors: {missing[:3]}"
+    model.cond_stage_model.register_buffer("embedding", tensors[TEXT])
+    return model.eval()
+
+
 class _Loss(nn.Module):
     """In place of LPIPS and the discriminator."""
 
@@ -79,7 +88,7 @@ class _Text(nn.Module):
     forward = encode
 
 
-def _parameters(settings: dict[str, Any]) -> dict[str, Any]:
+def _parameters(settings: dict[str, Any], package: str) -> dict[str, Any]:
     """As `configs/model/ccsr_stage2.yaml`, with the widths of the networks that are measured."""
     network = {
         "use_checkpoint": False,
@@ -108,7 +117,7 @@ def _parameters(settings: dict[str, Any]) -> dict[str, Any]:
         "attn_resolutions": [],
         "dropout": 0.0,
     }
-    control = "model.ccsr_stage2."
+    control = package + "model.ccsr_stage2."
     return {
         "linear_start": 0.00085,
         "linear_end": 0.0120,
@@ -136,7 +145,7 @@ def _parameters(settings: dict[str, Any]) -> dict[str, Any]:
             "params": {**network, "out_channels": 4},
         },
         "first_stage_config": {
-            "target": "ldm.models.autoencoder.AutoencoderKL",
+            "target": package + "ldm.models.autoencoder.AutoencoderKL",
             "params": {
                 "embed_dim": 4,
                 "ddconfig": autoencoder,
@@ -148,8 +157,8 @@ def _parameters(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _stand_in_for_libraries() -> None:
-    """What the official modules import and its inference does not use."""
+def stand_in_for_libraries() -> None:
+    """What the official modules, and their copies, import and their inference does not use."""
 
     class LightningModule(nn.Module):
         @property
@@ -160,7 +169,8 @@ def _stand_in_for_libraries() -> None:
         "pytorch_lightning": {"LightningModule": LightningModule, "Callback": object},
         "pytorch_lightning.utilities": {},
         "pytorch_lightning.utilities.distributed": {"rank_zero_only": lambda function: function},
-        "omegaconf": {"ListConfig": list},
+        "pytorch_lightning.utilities.rank_zero": {"rank_zero_only": lambda function: function},
+        "omegaconf": {"ListConfig": list, "OmegaConf": object},
         "omegaconf.listconfig": {"ListConfig": list},
         "cv2": {},
         "open_clip": {},

@@ -1,4 +1,4 @@
-"""ComfyUI in this process, with models of random weights: what its two peers run in."""
+"""ComfyUI in this process, with models of random weights: what its peers run in."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,10 +37,7 @@ def start(job: Job) -> Host:
     """Import ComfyUI from its checkout and build the models; the ControlNet is in the conditioning."""
     if job.dry:
         raise UnavailableError("ComfyUI's programs are measured, not counted")
-    sys.path.insert(0, str(job.checkout("comfyui")))
-    sys.argv = ["main.py", "--use-pytorch-cross-attention", *(["--cpu"] if job.device == "cpu" else [])]
-    importlib.import_module("comfy.options").enable_args_parsing()
-    logging.disable(logging.WARNING)
+    enter(job.checkout("comfyui"), job.device)
     nodes, controlnets, cldm, ops, patcher, sd, supported, management = (
         importlib.import_module(name)
         for name in (
@@ -101,6 +99,14 @@ def start(job: Job) -> Host:
             "decode": [vae.first_stage_model.decoder],
         },
     )
+
+
+def enter(checkout: Path, device: str) -> None:
+    """Make ComfyUI's modules importable, set up for a device: `cpu` or `cuda`."""
+    sys.path.insert(0, str(checkout))
+    sys.argv = ["main.py", "--use-pytorch-cross-attention", *(["--cpu"] if device == "cpu" else [])]
+    importlib.import_module("comfy.options").enable_args_parsing()
+    logging.disable(logging.WARNING)
 
 
 NOT_CONTROL = ("out_channels", "transformer_depth_output", "disable_unet_model_creation")
