@@ -32,7 +32,7 @@ class Stage:
 
 STAGES = {
     "sr": Stage(steps=6000, batch=32, crop=96, learning_rate=1e-3),
-    "vae": Stage(steps=1500, batch=12, crop=96, learning_rate=2e-3),
+    "vae": Stage(steps=1500, batch=12, crop=96, learning_rate=3e-4),
     "diffusion": Stage(steps=2500, batch=16, crop=128, learning_rate=8e-4),
 }
 
