@@ -44,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_ccsr(arguments)
         request = read_request(arguments)
         jobs = plan_jobs(request)
-        from .upscaling import run_jobs  # noqa: PLC0415
+        from .upscaling import load_engine, run_jobs  # noqa: PLC0415
 
-        return run_jobs(jobs, request)
+        return run_jobs(jobs, request, load_engine)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except (ModelFileError, DownloadError) as error:

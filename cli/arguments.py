@@ -35,8 +35,6 @@ class Request(FileRequest):
 
     parameters: UpscaleParameters
     models: ModelFiles
-    notes: tuple[str, ...] = ()
-    """What to tell the user about models and settings that were chosen for them."""
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -38,6 +38,8 @@ class FileRequest:
     resume: bool = False
     quiet: bool = False
     json: bool = False
+    notes: tuple[str, ...] = ()
+    """What to tell the user about models and settings that were chosen for them."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:

@@ -25,6 +25,7 @@ from .arguments import Request
 from .ccsr_arguments import CcsrFiles
 from .devices import choose_memory
 from .exit_codes import INTERRUPTED, OK, SOME_FAILED
+from .file_arguments import FileRequest
 from .jobs import Job
 from .metadata import make_record, read_record
 from .pictures import check_format, read_picture, write_picture
@@ -37,7 +38,11 @@ class Engine(Protocol):
     def __call__(self, image: Tensor, progress: Progress) -> Finished: ...
 
 
-def run_jobs(jobs: list[Job], request: Request) -> int:
+Load = Callable[[Any], tuple[Any, Engine]]
+"""Loads the models of a request; the request comes back with what depends on them settled."""
+
+
+def run_jobs(jobs: list[Job], request: FileRequest, load: Load) -> int:
     """Make the pictures of `jobs`; returns the exit code.
 
     A picture that fails does not stop the others. Raises `ModelFileError` and `ParameterError`, which would
@@ -50,7 +55,7 @@ def run_jobs(jobs: list[Job], request: Request) -> int:
         if not all(job.is_done for job in jobs):
             for note in request.notes:
                 display.note(note)
-            request, engine = load_engine(request)
+            request, engine = load(request)
         for job in jobs:
             display.start(job.source.name)
             if job.is_done:
@@ -139,7 +144,7 @@ def _restorer(files: CcsrFiles, memory: LocalMemory) -> Callable[..., Tensor]:
     return restore
 
 
-def make_picture(job: Job, request: Request, engine: Engine, display: Display) -> dict[str, Any]:
+def make_picture(job: Job, request: FileRequest, engine: Engine, display: Display) -> dict[str, Any]:
     """Read, upscale and write one picture; returns its entry in the JSON result."""
     start = time.monotonic()
     picture = read_picture(job.source)
