@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import ControlNetModel, ControlNetUnionModel
@@ -17,10 +17,7 @@ from torch import Tensor, nn
 
 from .parameters import UpscaleParameters
 from .runtime import Runtime
-from .tiling import Tile
-
-if TYPE_CHECKING:
-    from .denoisers import Job
+from .tiling import Job, Tile
 
 UNION_TILE_MODE = 6
 """Index of the tile task among those of a Union ControlNet (xinsir's controlnet-union-sdxl-1.0)."""

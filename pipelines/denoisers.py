@@ -1,14 +1,9 @@
-"""What a tile of the canvas is denoised by: the `Denoiser` protocol, and diffusers' networks behind it.
-
-Everything outside works in sigma space: a canvas is `x = x0 + sigma * noise`, a prediction is `x0`. So
-other networks (a host's own) can be put behind the same protocol.
-"""
+"""What a tile of the canvas is denoised by where the engine has loaded the models: diffusers' networks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,29 +12,10 @@ from .control import TileControl
 from .models import CreativeModels
 from .prompting import TextConditioning
 from .schedules import timestep_of_sigma
-from .tiling import Tile
+from .tiling import Job
 
 GUIDANCE_INTERVAL = (0.28, 5.42)
 """Noise levels at which guidance helps most (Kynkäänniemi et al. 2024, for latent diffusion)."""
-
-
-class Job(NamedTuple):
-    """One tile of one picture of the batch."""
-
-    image: int
-    tile: Tile
-
-
-class Denoiser(Protocol):
-    """Predicts clean latents of tiles."""
-
-    def denoise(self, x: Tensor, sigma: float, jobs: Sequence[Job], progress: float) -> Tensor:
-        """The clean estimate, guidance included, of `x` `[N,C,h,w]` at noise level `sigma`.
-
-        `jobs` says, for each of the N, which picture and which tile it is; `progress` in 0..1 is the part
-        of the steps already done. Float32 in and out, on the device of the networks. The result for one
-        tile does not depend on which others are in the call.
-        """
 
 
 @dataclass(frozen=True, kw_only=True)

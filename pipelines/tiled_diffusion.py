@@ -15,10 +15,25 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .denoisers import Denoiser, Job
 from .errors import MemoryLimitError
 from .runtime import Runtime
-from .tiling import Arrangement
+from .tiling import Arrangement, Job
+
+
+class Denoiser(Protocol):
+    """Predicts clean latents of tiles.
+
+    Everything outside works in sigma space: a canvas is `x = x0 + sigma * noise`, a prediction is `x0`. So
+    the engine's networks and a host's own can be put behind this.
+    """
+
+    def denoise(self, x: Tensor, sigma: float, jobs: Sequence[Job], progress: float) -> Tensor:
+        """The clean estimate, guidance included, of `x` `[N,C,h,w]` at noise level `sigma`.
+
+        `jobs` says, for each of the N, which picture and which tile it is; `progress` in 0..1 is the part
+        of the steps already done. Float32 in and out, on the device of the networks. The result for one
+        tile does not depend on which others are in the call.
+        """
 
 
 class Plan(Protocol):
@@ -62,7 +77,7 @@ class TiledDenoiser:
             for image in range(len(x))
             for tile, weight in arrangement.weighted()
         ]
-        estimate = torch.zeros_like(x)
+        estimate: Tensor | None = None
         done = 0
         while done < len(weighted):
             total = self.steps * len(weighted)
@@ -74,10 +89,13 @@ class TiledDenoiser:
             predictions = self._evaluate(x, sigma, [job for job, _ in chunk], index / self.steps)
             if predictions is None:
                 continue
+            if estimate is None:
+                estimate = predictions.new_zeros(len(x), *predictions.shape[1:-2], *x.shape[-2:])
             for (job, weight), prediction in zip(chunk, predictions, strict=False):
                 job.tile.crop(estimate[job.image]).add_(prediction * weight)
             done += len(chunk)
             self.evaluations += len(chunk)
+        assert estimate is not None
         self._estimate = estimate
         return estimate
 

@@ -46,6 +46,13 @@ class Tile(NamedTuple):
         return canvas[..., top : top + height, left : left + width]
 
 
+class Job(NamedTuple):
+    """One tile of one picture of the batch."""
+
+    image: int
+    tile: Tile
+
+
 @dataclass(frozen=True)
 class Axis:
     """Equal tiles along one side of the canvas: `count` of size `tile`, spread evenly over `length`."""

@@ -15,10 +15,9 @@ from creative_upscaler.pipelines.ccsr.loading import CcsrModels, load_ccsr
 from creative_upscaler.pipelines.ccsr.sampling import DrawKind
 from creative_upscaler.pipelines.ccsr.settings import CcsrSettings
 from creative_upscaler.pipelines.ccsr.upscaling import Restoration
-from creative_upscaler.pipelines.denoisers import Job
 from creative_upscaler.pipelines.models import architectures
 from creative_upscaler.pipelines.runtime import LocalMemory, Runtime
-from creative_upscaler.pipelines.tiling import Tile
+from creative_upscaler.pipelines.tiling import Job, Tile
 
 CPU = Runtime(LocalMemory(torch.device("cpu")))
 TOLERANCE = 2e-5

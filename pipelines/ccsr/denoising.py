@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..autoencoding import LatentCodec
 from ..control import TileControl, embed_hint
-from ..denoisers import Denoiser, DiffusersDenoiser, Job
+from ..denoisers import DiffusersDenoiser
 from ..errors import ParameterError
 from ..models import CreativeModels
 from ..models.noise_levels import SMALLEST_SIGNAL
@@ -21,8 +21,8 @@ from ..parameters import UpscaleParameters
 from ..prompting import encode_prompts
 from ..runtime import Runtime
 from ..schedules import timestep_of_sigma
-from ..tiled_diffusion import TiledDenoiser
-from ..tiling import Tile
+from ..tiled_diffusion import Denoiser, TiledDenoiser
+from ..tiling import Job, Tile
 from .loading import CcsrModels
 from .sampling import Predict
 from .settings import CcsrSettings

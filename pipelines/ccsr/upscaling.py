@@ -15,13 +15,12 @@ from torch import Tensor
 from ..autoencoding import LatentCodec
 from ..batching import bytes_per_tile, fitting_batch
 from ..color import fix_color
-from ..denoisers import Denoiser
 from ..models import CreativeModels
 from ..noise import PictureNoise
 from ..resizing import Size, check_image, join_alpha, reflect_pad, resize, split_alpha, target_size
 from ..runtime import Runtime, silent
 from ..settings import MAX_SEED
-from ..tiled_diffusion import TiledDenoiser
+from ..tiled_diffusion import Denoiser, TiledDenoiser
 from .denoising import (
     Branch,
     CanvasHint,
