@@ -13,6 +13,7 @@ from .remote_collect import RemoteCollect, RemoteSubmit
 from .remote_routes import register_routes
 from .remote_upscale import RemoteUpscale
 from .safety_check import LoadSafetyChecker, SafetyCheck
+from .settings_page import register_settings_routes
 
 
 class CreativeUpscalerExtension(ComfyExtension):
@@ -20,6 +21,7 @@ class CreativeUpscalerExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_routes()
+        register_settings_routes()
         return [
             LoadModels,
             AddLora,

@@ -8,6 +8,7 @@ from ..pipelines.ccsr.settings import CcsrSettings
 from . import host
 from .compat import io
 from .sockets import CcsrSocket, HostCcsr
+from .user_limits import check_local_size
 from .widgets import make_widget
 
 
@@ -41,5 +42,7 @@ class CcsrUpscale(io.ComfyNode):
 
         # CCSR works in the latents of Stable Diffusion 1.
         runtime = Runtime(ccsr.memory, host.HostProgress(ccsr.memory.device, "SD_1_5"))
-        result = ccsr_upscale(image.movedim(-1, 1), CcsrSettings.from_mapping(settings), ccsr.models, runtime)
+        wanted = CcsrSettings.from_mapping(settings)
+        check_local_size(image, wanted)
+        result = ccsr_upscale(image.movedim(-1, 1), wanted, ccsr.models, runtime)
         return io.NodeOutput(result.movedim(1, -1).to(host.picture_device()))

@@ -22,6 +22,7 @@ from .sockets import (
     Models,
     SafetySocket,
 )
+from .user_limits import check_local_size
 from .widgets import make_widget
 
 ELSEWHERE = ("model_type",)
@@ -110,6 +111,7 @@ class CreativeUpscale(io.ComfyNode):
         # A widget that was not touched cannot be told from one that was set to its default.
         given = {p.name for p in shown_parameters() if getattr(parameters, p.name) != p.default}
         parameters, notes = models.limits.fit(parameters, given)
+        check_local_size(image, parameters)
         used = [*ccsr.models.names.values()] if ccsr is not None and not parameters.skip_ccsr else []
         if not used and upscale_model is None and models.upscaler is not None and parameters.creativity > 0:
             upscale_model = models.upscaler

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -22,7 +24,7 @@ from ..pipelines.remote.errors import RemoteError
 from . import remote_host
 
 PATH = "/creative_upscaler"
-LONGEST_BODY = 4096
+LONGEST_BODY = 16384
 
 
 def register_routes() -> None:
@@ -42,19 +44,12 @@ async def _delete(request: web.Request) -> web.Response:
 
 
 async def _change(request: web.Request, fields: tuple[str, ...], change: object) -> web.Response:
-    from ..pipelines.remote.settings import load_settings  # noqa: PLC0415
-
     folder = remote_host.private_folder()
     try:
-        problem = find_problem(request, load_settings(folder).trusted_hosts)
-        if problem:
-            return web.json_response({"error": problem}, status=403)
-        body = await request.content.read(LONGEST_BODY + 1)
-        try:
-            values = json.loads(body) if len(body) <= LONGEST_BODY else None
-        except ValueError:
-            values = None
-        if not isinstance(values, dict) or not all(isinstance(values.get(field), str) for field in fields):
+        values = await read_change(request, folder)
+        if isinstance(values, web.Response):
+            return values
+        if not all(isinstance(values.get(field), str) for field in fields):
             return web.json_response({"error": f"send {' and '.join(fields)} as JSON texts"}, status=400)
         change(*(values[field] for field in fields), folder=folder)  # type: ignore[operator]
     except RemoteError as error:  # never holds what the key is
@@ -64,21 +59,41 @@ async def _change(request: web.Request, fields: tuple[str, ...], change: object)
     return web.json_response({"saved": True})
 
 
+async def read_change(request: web.Request, folder: Path) -> dict[str, Any] | web.Response:
+    """The JSON object of a request that may change something, else the answer to it.
+
+    Raises `RemoteError` if the user's settings cannot be read.
+    """
+    from ..pipelines.remote.settings import load_settings  # noqa: PLC0415
+
+    problem = find_problem(request, load_settings(folder).trusted_hosts)
+    if problem:
+        return web.json_response({"error": problem}, status=403)
+    body = await request.content.read(LONGEST_BODY + 1)
+    try:
+        values = json.loads(body) if len(body) <= LONGEST_BODY else None
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        return web.json_response({"error": "send a JSON object"}, status=400)
+    return values
+
+
 def find_problem(request: web.Request, trusted_hosts: tuple[str, ...]) -> str:
     """Why this request may not change anything; empty if it may."""
     if request.content_type != "application/json":
         return "the content type has to be application/json"
     if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
-        return "keys are set from ComfyUI's own page only"
+        return "keys and settings are changed from ComfyUI's own page only"
     origin = urlsplit(request.headers.get("Origin", ""))
     if not origin.netloc or origin.netloc.lower() != request.host.lower():
-        return "keys are set from ComfyUI's own page only: the Origin header has to match"
+        return "keys and settings are changed from ComfyUI's own page only: the Origin header has to match"
     # A name that a stranger has pointed at this machine would be an origin of its own.
     name = urlsplit(f"//{request.host}").hostname or ""
     if not (name == "localhost" or name.endswith(".localhost") or _is_address(name) or name in trusted_hosts):
         return (
-            f"keys are set through localhost or an IP address, not {name[:80]}; list this name as "
-            "trusted_hosts in the pack's settings.json, or use FAL_KEY"
+            f"keys and settings are changed through localhost or an IP address, not {name[:80]}; list this "
+            "name as trusted_hosts in the pack's settings.json, or use FAL_KEY"
         )
     return ""
 

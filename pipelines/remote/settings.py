@@ -1,9 +1,10 @@
 """What the user, and no workflow, decides: limits, and servers beside fal that may be called.
 
-The file `settings.json` in the private folder, all of it optional:
+The file `settings.json` in the private folder, all of it optional; `changing_settings` writes it:
 
     {"max_megapixels_per_run": 100, "max_megapixels_per_day": 1000,
-     "max_cost_per_run": 0, "max_cost_per_day": 0, "cache_megabytes": 2048, "trusted_hosts": [],
+     "max_cost_per_run": 0, "max_cost_per_day": 0, "cache_megabytes": 2048, "max_local_megapixels": 0,
+     "trusted_hosts": [],
      "servers": {"box": {"queue_url": "http://192.168.1.5:8000/queue", "credentials": ["box"]}}}
 
 A limit of 0 is none. Apps of the server `box` are called by the endpoint `box:owner/app`.
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from ..errors import ParameterError
+from ..settings import Settings, declare
 from .errors import RemoteError
 
 FILE = "settings.json"
@@ -28,6 +31,7 @@ DASHBOARD = "https://fal.ai/dashboard/requests"
 
 _APP = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*\Z")
 _SERVER = re.compile(r"[a-z0-9_-]{1,40}\Z")
+_HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +68,63 @@ FAL_SERVER = Server(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteSettings:
-    """The user's own limits and servers."""
+class UserSettings(Settings):
+    """The user's own limits and servers. Raises `ParameterError` for a number that is not allowed."""
 
-    max_megapixels_per_run: float = 100
-    max_megapixels_per_day: float = 1000
-    max_cost_per_run: float = 0
-    max_cost_per_day: float = 0
-    cache_megabytes: float = 2048
+    max_megapixels_per_run: float = declare(
+        100.0,
+        "Most megapixels of results that one run of a remote node may order. A workflow can only ask for "
+        "less. 0 is no limit.",
+        minimum=0,
+        maximum=100000,
+        step=1,
+        unit="MP",
+    )
+    max_megapixels_per_day: float = declare(
+        1000.0,
+        "Most megapixels of results that all remote nodes together may order from midnight to midnight. "
+        "0 is no limit.",
+        minimum=0,
+        maximum=999999,
+        step=1,
+        unit="MP",
+    )
+    max_cost_per_run: float = declare(
+        0.0,
+        "Most that one run of a remote node may cost, in the currency of the service's price list. Where it "
+        "tells no price, nothing is submitted. 0 is no limit.",
+        minimum=0,
+        maximum=10000,
+        step=0.01,
+    )
+    max_cost_per_day: float = declare(
+        0.0,
+        "Most that all remote nodes together may cost from midnight to midnight. Where the service tells no "
+        "price, nothing is submitted. 0 is no limit.",
+        minimum=0,
+        maximum=100000,
+        step=0.01,
+    )
+    cache_megabytes: float = declare(
+        2048.0,
+        "Room for results of remote nodes, which are free when they are asked for again; the oldest go "
+        "first. 0 keeps none.",
+        minimum=0,
+        maximum=999999,
+        step=1,
+        unit="MB",
+    )
+    max_local_megapixels: float = declare(
+        0.0,
+        "Largest result that the local nodes may make, also where a workflow has switched "
+        "override_size_limits on. 0 is no limit.",
+        minimum=0,
+        maximum=100000,
+        step=1,
+        unit="MP",
+    )
     trusted_hosts: tuple[str, ...] = ()
-    """Names under which the browser may set keys, beside localhost and IP addresses."""
+    """Names under which the browser may change keys and settings, beside localhost and IP addresses."""
     servers: dict[str, Server] = field(default_factory=lambda: {FAL: FAL_SERVER})
 
     def locate(self, endpoint: str) -> tuple[Server, str]:
@@ -96,29 +147,41 @@ class RemoteSettings:
         return self.servers[name], app
 
 
-def load_settings(folder: Path) -> RemoteSettings:
+def load_settings(folder: Path) -> UserSettings:
     """The settings of the private folder. Raises `RemoteError` for a file that cannot be understood."""
     path = folder / FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return RemoteSettings()
+        return UserSettings()
     except (OSError, ValueError):
         raise RemoteError(f"{path} cannot be read as JSON; correct or delete it") from None
-    known = [f.name for f in dataclasses.fields(RemoteSettings)]
+    known = [f.name for f in dataclasses.fields(UserSettings)]
     for name in values if isinstance(values, dict) else [path]:
         if name not in known:
             raise RemoteError(f"{path}: {name} is not a setting; known are {', '.join(known)}")
     servers = {FAL: FAL_SERVER}
     for name, entry in values.pop("servers", {}).items():
         servers[name] = _read_server(path, name, entry)
-    hosts = values.pop("trusted_hosts", [])
+    hosts = check_hosts(f"{path}: trusted_hosts", values.pop("trusted_hosts", []))
+    try:
+        return UserSettings(**values, servers=servers, trusted_hosts=hosts)
+    except ParameterError as error:
+        raise RemoteError(f"{path}: {error}") from None
+
+
+def check_hosts(what: str, hosts: Any) -> tuple[str, ...]:
+    """Names of hosts in lower case. Raises `RemoteError` for what is none, such as an address with a path."""
     if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
-        raise RemoteError(f"{path}: trusted_hosts is a list of names")
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-            raise RemoteError(f"{path}: {name}: got {value!r}; allowed is a number from 0")
-    return RemoteSettings(**values, servers=servers, trusted_hosts=tuple(hosts))
+        raise RemoteError(f"{what} is a list of names")
+    names = tuple(dict.fromkeys(host.strip().lower() for host in hosts))
+    for name in names:
+        if not _HOST.match(name):
+            raise RemoteError(
+                f"{what}: got {name[:100]!r}; allowed is the name of a host alone, such as studio.local: no "
+                "https://, port, path or *"
+            )
+    return names
 
 
 def _read_server(path: Path, name: str, entry: Any) -> Server:

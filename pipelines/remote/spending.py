@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from .errors import RemoteError, SpendLimitError
 from .journal import Journal
 from .options import RemoteOptions
-from .settings import RemoteSettings
+from .settings import UserSettings
 from .transport import Transport
 
 PRICE_SECONDS = 5.0
@@ -70,7 +70,7 @@ def check_spending(
     sizes: Sequence[float | None],
     price: Price | None,
     *,
-    settings: RemoteSettings,
+    settings: UserSettings,
     options: RemoteOptions,
     journal: Journal,
 ) -> str:

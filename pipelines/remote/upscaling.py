@@ -23,7 +23,7 @@ from .queue_client import QueueClient
 from .requests import Event, Requests, ignore
 from .result_cache import ResultCache
 from .scrubbing import Scrubber
-from .settings import RemoteSettings, Server, load_settings
+from .settings import Server, UserSettings, load_settings
 from .spending import check_spending, fetch_price
 from .transport import Transport, wait_out
 from .uploads import DATA_URI_BYTES, Uploader, data_uri
@@ -50,7 +50,7 @@ class RemoteUpscaler:
         report: Callable[[Event], None] = ignore,
     ) -> None:
         self.options = options
-        self.settings: RemoteSettings = load_settings(folder)
+        self.settings: UserSettings = load_settings(folder)
         self.server, self.app = self.settings.locate(options.endpoint)
         self.journal = Journal(folder)
         self.cache = ResultCache(folder, int(self.settings.cache_megabytes * 2**20))
