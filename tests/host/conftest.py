@@ -38,8 +38,11 @@ def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in ("checkpoints", "controlnet", "vae", "loras", "embeddings", "upscale_models"):
         (models / kind).mkdir(parents=True)
     tiny_checkpoints.write_sd15(models / "checkpoints" / "v1-5-pruned-emaonly.safetensors")
-    tiny_checkpoints.write_controlnet(models / "controlnet" / "control_v11f1e_sd15_tile.pth")
+    for name in ("control_v11f1e_sd15_tile.pth", "control_v11f1e_sd15_tile_fp16.safetensors"):
+        tiny_checkpoints.write_controlnet(models / "controlnet" / name)
     tiny_checkpoints.write_sdxl(models / "checkpoints" / "sd_xl_base_1.0.safetensors")
+    sdxl_tile = models / "controlnet" / "xinsir-controlnet-tile-sdxl-1.0.safetensors"
+    tiny_checkpoints.write_controlnet(sdxl_tile, "sdxl", diffusers_keys=True)
     text = {"cond_stage_model.emb": torch.zeros(1, 77, 16)}
     ccsr_files.write_v1(models / "checkpoints" / "real-world_ccsr-fp16.safetensors", text, **ccsr_files.SMALL)
     return models

@@ -13,11 +13,18 @@ Workflow = dict[str, Any]
 EXAMPLES = ROOT / "example_workflows"
 PICTURE, MODELS, UPSCALE, SAVE = "1", "2", "3", "4"
 """Nodes of the example."""
+NOTE = "MarkdownNote"
+"""A node of the browser alone."""
 
 
 def example() -> Workflow:
     """`creative_upscale` as it is."""
-    return json.loads((EXAMPLES / "api" / "creative_upscale.json").read_text())
+    return read_example("creative_upscale")
+
+
+def read_example(name: str) -> Workflow:
+    """An example in API form."""
+    return json.loads((EXAMPLES / "api" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def quick(**settings: Any) -> Workflow:
@@ -42,13 +49,15 @@ def api_form(graph: dict[str, Any], object_info: dict[str, Any]) -> Workflow:
     sources = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
     workflow = {}
     for node in graph["nodes"]:
-        values = iter(node["widgets_values"])
+        if node["type"] == NOTE:
+            continue
+        values = iter(node.get("widgets_values", ()))
         linked = {slot["name"]: sources[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
         inputs = {}
         description = object_info[node["type"]]
         for section in ("required", "optional"):
             for name in description["input_order"].get(section, []):
-                kind, options = description["input"][section][name]
+                kind, options = (*description["input"][section][name], {})[:2]
                 if is_widget(kind):
                     inputs[name] = next(values)
                     # Further widgets that the browser adds, and whose values it saves but does not send.
