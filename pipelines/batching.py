@@ -19,7 +19,15 @@ CPU_BATCH_BYTES = 2**29
 def bytes_per_tile(unet: Any, height: int, width: int, *, samples: int = 1) -> int:
     """Of activations, for a tile of `height` x `width` latents; `samples` is 2 under guidance."""
     size = next(unet.parameters()).element_size()
-    return samples * height * width * unet.config.block_out_channels[0] * size * ACTIVATION_FEATURES
+    return tile_bytes(unet.config.block_out_channels[0], size, height, width, samples=samples)
+
+
+def tile_bytes(width: int, itemsize: int, height: int, length: int, *, samples: int = 1) -> int:
+    """`bytes_per_tile` of a UNet whose first block has `width` channels, in numbers of `itemsize` bytes.
+
+    The tile has `height` x `length` latents.
+    """
+    return samples * height * length * width * itemsize * ACTIVATION_FEATURES
 
 
 def fitting_batch(tile_bytes: int, memory: Memory) -> int:

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from .models import CreativeModels
 from .parameters import UpscaleParameters
+from .planning import plan_sizes
 from .pre_upscaling import pre_upscale
 from .redrawing import Redraw
-from .resizing import Size, check_image, join_alpha, pass_sizes, resize, split_alpha, target_size
+from .resizing import Size, check_image, join_alpha, resize, split_alpha
 from .runtime import Runtime
 
 Restore = Callable[[Tensor, Size, int], Tensor]
@@ -69,15 +70,13 @@ def upscale(
     """
     runtime = runtime or Runtime()
     image = check_image(image)
-    size = target_size(image.shape[2], image.shape[3], parameters)
+    sizes = plan_sizes((image.shape[2], image.shape[3]), parameters)
     seed = secrets.randbelow(2**32) if parameters.seed is None else parameters.seed
     color, alpha = split_alpha(image)
     redraw = None
     if parameters.creativity > 0:
         texts = [prompt + parameters.prompt_suffix for prompt in prompts or [parameters.prompt] * len(image)]
         redraw = Redraw.prepare(parameters, models, texts, seed, runtime)
-    # Only redrawing goes in steps of 2x; a plain enlargement is best done at once.
-    sizes = pass_sizes((image.shape[2], image.shape[3]), size) if redraw else [size]
     for number, pass_size in enumerate(sizes):
         parts = _groups(len(image), redraw.group_size(pass_size) if redraw else 1)
         enlarged = torch.empty(len(image), 3, *pass_size) if len(parts) > 1 else None
@@ -95,7 +94,7 @@ def upscale(
         if enlarged is not None:
             color = enlarged
     return Upscaled(
-        image=color if alpha is None else join_alpha(color, resize(alpha, size)),
+        image=color if alpha is None else join_alpha(color, resize(alpha, sizes[-1])),
         seed=seed,
         prompts=redraw.prompts if redraw else [""] * len(image),
         evaluations=redraw.evaluations if redraw else 0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from diffusers import ControlNetUnionModel
 from torch import Tensor
 
 from .autoencoding import LatentCodec
-from .batching import bytes_per_tile, fitting_batch
+from .batching import fitting_batch
 from .color import fix_color
 from .control import TileControl, embed_hint
 from .denoisers import DiffusersDenoiser
@@ -21,17 +20,15 @@ from .errors import ParameterError
 from .models import CreativeModels
 from .noise import PictureNoise
 from .parameters import UpscaleParameters
+from .planning import pass_creativity, pass_tile_bytes, plan_tiles
 from .prompting import TextConditioning, encode_prompts
-from .resizing import reflect_pad
+from .resizing import Size, reflect_pad
 from .runtime import Runtime
 from .samplers import sample
 from .schedules import spread_sigmas
 from .settings import MAX_SEED
 from .tiled_diffusion import TiledDenoiser
-from .tiling import Grid, padded_length, plan_grid
-
-CREATIVITY_PER_PASS = 0.8
-"""Each later pass has this much of the creativity of the one before (clarity-upscaler)."""
+from .tiling import Grid
 
 
 @dataclass(kw_only=True)
@@ -82,31 +79,20 @@ class Redraw:
             names["loras"] = ", ".join(f"{lora.path.name}:{weight:g}" for lora, weight in self.models.applied)
         return names
 
-    def plan(self, size: tuple[int, int]) -> Grid:
+    def plan(self, size: Size) -> Grid:
         """The tiles for pictures of `size` (height, width) in pixels."""
-        factor, settings = self.models.scale_factor, self.parameters
-        smallest, largest = self.models.tile_range
-        multiple = self.models.latent_multiple
-        if settings.tile_size:
-            side = max(round(settings.tile_size / factor / multiple), 1) * multiple
-            smallest = largest = side
-        overlap = min(math.ceil(settings.tile_overlap / factor), largest // 2)
-        height, width = (padded_length(math.ceil(side / factor), largest, multiple) for side in size)
-        return plan_grid(
-            height, width, smallest=smallest, largest=largest, overlap=overlap, multiple=multiple
-        )
+        return plan_tiles(size, self.parameters, self.models.shape)
 
-    def group_size(self, size: tuple[int, int]) -> int:
+    def group_size(self, size: Size) -> int:
         """How many pictures to redraw together: enough to fill a batch of tiles."""
         grid = self.plan(size)
         return max(self._tile_batch(grid) // len(grid), 1)
 
     def __call__(self, canvas: Tensor, number: int, pictures: slice) -> Tensor:
         """Redraw `canvas` `[B,3,H,W]`, the pictures `pictures` of the request, in pass `number`."""
-        creativity = self.parameters.creativity * CREATIVITY_PER_PASS**number
         sigmas = spread_sigmas(
             self.models.alphas_cumprod,
-            creativity,
+            pass_creativity(self.parameters, number),
             self.parameters.num_inference_steps,
             self.parameters.scheduler,
         )
@@ -172,8 +158,9 @@ class Redraw:
         return self.parameters.tile_batch or fitting_batch(self._bytes_per_tile(grid), self.runtime.memory)
 
     def _bytes_per_tile(self, grid: Grid) -> int:
-        samples = 1 if self.parameters.guidance_scale == 1 else 2
-        return bytes_per_tile(self.models.unet, grid.rows.tile, grid.columns.tile, samples=samples)
+        unet = self.models.unet
+        itemsize = next(unet.parameters()).element_size()
+        return pass_tile_bytes(grid, self.parameters, unet.config.block_out_channels[0], itemsize)
 
 
 def _check_models(parameters: UpscaleParameters, models: CreativeModels | None) -> None:

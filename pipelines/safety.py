@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor
 
 from .errors import MemoryLimitError, MissingSafetyCheckerError, ModelFileError
-from .models.networks import Part, load_safety_network
+from .models.networks import load_safety_network
+from .models.parts import Part
 from .resizing import check_image
 from .runtime import Runtime
 

@@ -27,8 +27,7 @@ def spread_sigmas(alphas_cumprod: Tensor, creativity: float, steps: int, schedul
     """
     timesteps = len(alphas_cumprod)
     start = min(max(round(timesteps * creativity), 1), timesteps - 1)
-    # Products such as 100 * 0.29 fall short of the whole number they mean.
-    n = max(1, math.floor(steps * creativity + 1e-6))
+    n = count_steps(steps, creativity)
     if scheduler == "normal":
         sigmas = [sigma_of_timestep(alphas_cumprod, start * (n - i) / n) for i in range(n)]
     elif scheduler == "karras":
@@ -38,6 +37,12 @@ def spread_sigmas(alphas_cumprod: Tensor, creativity: float, steps: int, schedul
     else:
         raise ValueError(f"got scheduler {scheduler!r}; allowed are normal and karras")
     return torch.tensor([*sigmas, 0.0], dtype=torch.float64)
+
+
+def count_steps(steps: int, creativity: float) -> int:
+    """How many of a full schedule's `steps` a redraw of this creativity runs; at least one."""
+    # Products such as 100 * 0.29 fall short of the whole number they mean.
+    return max(1, math.floor(steps * creativity + 1e-6))
 
 
 def sigma_of_timestep(alphas_cumprod: Tensor, timestep: float) -> float:

@@ -468,7 +468,7 @@ def test_nothing_is_allocated_before_a_file_is_known_to_be_whole(
     def refuse(*_: object) -> None:
         raise AssertionError("values were read")
 
-    monkeypatch.setattr("creative_upscaler.pipelines.models.networks.read_tensors", refuse)
+    monkeypatch.setattr("creative_upscaler.pipelines.models.parts.read_tensors", refuse)
     with pytest.raises(ModelFileError, match="is incomplete"):
         load(tmp_path / "bad.safetensors")
     with pytest.raises(AssertionError, match="values were read"):

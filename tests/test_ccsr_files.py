@@ -17,7 +17,7 @@ import tiny_checkpoints
 from creative_upscaler.pipelines.ccsr.loading import CcsrModels, load_ccsr
 from creative_upscaler.pipelines.errors import ModelFileError
 from creative_upscaler.pipelines.models import architectures
-from creative_upscaler.pipelines.models.networks import Part
+from creative_upscaler.pipelines.models.parts import Part
 from creative_upscaler.pipelines.runtime import LocalMemory
 
 CPU = LocalMemory(torch.device("cpu"))

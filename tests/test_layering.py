@@ -20,6 +20,7 @@ LIGHT = {
         "parameters",
         "runtime",
         "errors",
+        "planning",
         "caption_settings",
         "captioner_folders",
         "settings",

@@ -18,8 +18,9 @@ from ..models.architectures import Tensors, load_config
 from ..models.embeddings import TextualInversion
 from ..models.files import Header, read_header, read_tensors
 from ..models.layouts import UNET_PREFIX, Kind, identify, identify_folder, read_json
-from ..models.networks import Part, load_latent_hint_controlnet, load_text_encoder, load_unet, load_vae
+from ..models.networks import load_latent_hint_controlnet, load_text_encoder, load_unet, load_vae
 from ..models.noise_levels import make_alphas_cumprod
+from ..models.parts import Part
 from ..models.tokenizer import make_tokenizer
 from ..prompting import encode_prompts
 from ..runtime import LocalMemory, Memory, Runtime

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, ControlNetUnionModel, UNet2DConditionModel
@@ -13,19 +13,20 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ..errors import ModelFileError
+from ..planning import ModelShape
 from ..runtime import LocalMemory, Memory
 from ..starter import name_model
 from .architectures import load_config
 from .controlnets import load_controlnet
 from .embeddings import TextualInversion, read_embedding
-from .files import read_header, read_metadata
-from .layouts import UNET_PREFIX, Kind, identify, identify_folder, identify_prediction, read_json
+from .files import read_header
+from .layouts import Kind, identify, identify_folder
 from .loras import Lora, LoraStack, read_lora
-from .networks import Part, load_text_encoder, load_unet, load_vae
+from .networks import load_text_encoder, load_unet, load_vae
 from .noise_levels import make_alphas_cumprod
+from .parts import Part
+from .sources import VAE_PREFIX, BaseSource, ModelType, open_base
 from .tokenizer import make_tokenizer, read_tokenizer
-
-ModelType = Literal["SD_1_5", "SDXL"]
 
 
 @dataclass
@@ -67,28 +68,24 @@ class CreativeModels:
         return (self.unet, self.vae, *encoders, *([self.controlnet] if self.controlnet is not None else []))
 
     @property
+    def shape(self) -> ModelShape:
+        """What the plan of an upscale depends on."""
+        return ModelShape.of_configs(self.model_type, self.unet.config, self.vae.config)
+
+    @property
     def scale_factor(self) -> int:
         """Pixels per latent, along each side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.shape.scale_factor
 
     @property
     def latent_multiple(self) -> int:
         """Sides of the UNet's input, in latents, are multiples of this."""
-        return 2 ** (len(self.unet.config.block_out_channels) - 1)
+        return self.shape.latent_multiple
 
     @property
     def tile_range(self) -> tuple[int, int]:
-        """Sides of the smallest and the largest tile, in latents, that the UNet draws well.
-
-        SD1.5 was trained at 64 and SDXL at 128 latents, SDXL on many aspects and so also on shorter sides.
-        Without self-attention a UNet sees only its surroundings, so that larger tiles are only cheaper.
-        """
-        if self.model_type == "SDXL":
-            return 96, 128
-        side = self.unet.config.sample_size
-        if self.unet.config.only_cross_attention is True:
-            return side, 4 * side
-        return side, round(1.5 * side / 8) * 8
+        """Sides of the smallest and the largest tile, in latents, that the UNet draws well."""
+        return self.shape.tile_range
 
     def apply_loras(self, detail: float = 0.0) -> None:
         """Bring the weights to what `applied`, and the detail LoRA with weight `detail`, make of them.
@@ -120,7 +117,7 @@ def load_models(
     of another kind, or of another family than `model_type` ("SD_1_5" or "SDXL") or the base model.
     """
     memory = memory or LocalMemory()
-    source = _open_base(base)
+    source = open_base(base)
     if model_type not in (None, source.model_type):
         raise ModelFileError(
             base, f"is {source.kind.value} ({source.model_type}), not {model_type}; set model_type to match"
@@ -153,74 +150,7 @@ def load_models(
     return models
 
 
-@dataclass(frozen=True)
-class _Base:
-    """Where the parts of a base model are."""
-
-    path: Path
-    kind: Kind
-    unet: Part
-    vae: Part | None
-    text_encoders: tuple[Part, ...]
-    schedule: dict[str, Any]
-    controlnet: Path | None = None
-    tokenizers: tuple[Path | None, ...] = (None, None)
-
-    @property
-    def model_type(self) -> ModelType:
-        return "SDXL" if self.kind is Kind.SDXL else "SD_1_5"
-
-    @property
-    def family(self) -> str:
-        return "sdxl" if self.kind is Kind.SDXL else "sd15"
-
-
-def _open_base(path: Path) -> _Base:
-    return _open_folder(path) if path.is_dir() else _open_file(path)
-
-
-def _open_file(path: Path) -> _Base:
-    header = read_header(path)
-    kind = _checked(path, identify(header))
-    prefixes = ["cond_stage_model.transformer."]
-    if kind is Kind.SDXL:
-        prefixes = ["conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."]
-    has_vae = any(key.startswith(_VAE_PREFIX) for key in header)
-    return _Base(
-        path=path,
-        kind=kind,
-        unet=Part.of_file(path, UNET_PREFIX),
-        vae=Part.of_file(path, _VAE_PREFIX) if has_vae else None,
-        text_encoders=tuple(Part.of_file(path, prefix) for prefix in prefixes),
-        schedule=identify_prediction(header, read_metadata(path)),
-    )
-
-
-def _open_folder(path: Path) -> _Base:
-    kind = _checked(path, identify_folder(path))
-    encoders = ("text_encoder", "text_encoder_2") if kind is Kind.SDXL else ("text_encoder",)
-    schedule = path / "scheduler" / "scheduler_config.json"
-    has_controlnet = (read_json(path / "model_index.json").get("controlnet") or [None])[0] is not None
-    tokenizers = (path / name.replace("text_encoder", "tokenizer") for name in encoders)
-    return _Base(
-        path=path,
-        kind=kind,
-        unet=Part.of_folder(path / "unet"),
-        vae=Part.of_folder(path / "vae") if (path / "vae").is_dir() else None,
-        text_encoders=tuple(Part.of_folder(path / name) for name in encoders),
-        schedule={"prediction_type": "epsilon", **(read_json(schedule) if schedule.is_file() else {})},
-        controlnet=path / "controlnet" if has_controlnet else None,
-        tokenizers=tuple(folder if folder.is_dir() else None for folder in tokenizers),
-    )
-
-
-def _checked(path: Path, kind: Kind) -> Kind:
-    if kind not in (Kind.SD15, Kind.SDXL):
-        raise ModelFileError(path, f"is {kind.value}; choose an SD 1.5 or SDXL base model")
-    return kind
-
-
-def _load_encoders(source: _Base, dtype: torch.dtype) -> list[TextEncoder]:
+def _load_encoders(source: BaseSource, dtype: torch.dtype) -> list[TextEncoder]:
     sdxl = source.kind is Kind.SDXL
     encoders = []
     for number, part in enumerate(source.text_encoders):
@@ -239,7 +169,7 @@ def _load_encoders(source: _Base, dtype: torch.dtype) -> list[TextEncoder]:
 
 
 def _load_vae(
-    source: _Base, given: Path | None, unet: UNet2DConditionModel, dtype: torch.dtype
+    source: BaseSource, given: Path | None, unet: UNet2DConditionModel, dtype: torch.dtype
 ) -> AutoencoderKL:
     part = _open_vae(given) if given else source.vae
     if part is None:
@@ -272,7 +202,7 @@ def _open_vae(path: Path) -> Part:
         raise ModelFileError(path, f"is {kind.value}, not a VAE")
     header = read_header(path)
     # A whole checkpoint serves as well: its VAE is taken.
-    for prefix in (_VAE_PREFIX, ""):
+    for prefix in (VAE_PREFIX, ""):
         if f"{prefix}decoder.conv_in.weight" in header:
             return Part.of_file(path, prefix)
     raise ModelFileError(path, f"is {identify(header).value}, not a VAE")
@@ -281,6 +211,3 @@ def _open_vae(path: Path) -> Part:
 def _by_role(encoders: Sequence[TextEncoder]) -> dict[str, nn.Module]:
     names = ("text_encoder", "text_encoder_2")
     return {name: encoder.module for name, encoder in zip(names, encoders, strict=False)}
-
-
-_VAE_PREFIX = "first_stage_model."

@@ -11,7 +11,8 @@ from ..errors import ModelFileError
 from .architectures import load_config
 from .files import read_header
 from .layouts import Kind, identify, identify_folder
-from .networks import Part, load_controlnet_network
+from .networks import load_controlnet_network
+from .parts import Part
 
 _KINDS = {
     Kind.CONTROLNET_SD15: ("sd15", "controlnet"),

@@ -1,0 +1,48 @@
+"""What a base model is, from the names and shapes in its file: enough to plan with, in milliseconds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..planning import ModelShape
+from .architectures import load_config
+from .files import read_header
+from .parts import Part
+from .sources import ModelType, open_base
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A base model without its weights."""
+
+    model_type: ModelType
+    shape: ModelShape
+    unet_values: int
+    """Numbers in its UNet."""
+    controlnet: Path | None
+    """The ControlNet that a folder brings along."""
+
+
+def read_outline(base: Path) -> Outline:
+    """Of a single file or a diffusers folder. Raises ModelFileError for all that is no base model."""
+    source = open_base(base)
+    unet = source.unet.config or load_config(source.family, "unet")
+    vae = source.vae.config if source.vae else None
+    tensors = source.unet.shapes()
+    first = tensors.get("input_blocks.0.0.weight", tensors.get("conv_in.weight"))
+    if first is not None:
+        unet = {**unet, "block_out_channels": [first.shape[0], *unet["block_out_channels"][1:]]}
+    return Outline(
+        model_type=source.model_type,
+        shape=ModelShape.of_configs(source.model_type, unet, vae or load_config(source.family, "vae")),
+        unet_values=sum(tensor.numel() for tensor in tensors.values()),
+        controlnet=source.controlnet,
+    )
+
+
+def count_values(network: Path) -> int:
+    """Numbers in all tensors of one network's file or folder. Raises ModelFileError."""
+    files = Part.of_folder(network).files if network.is_dir() else (network,)
+    return sum(math.prod(shape) for file in files for _, shape in read_header(file).values())
