@@ -189,6 +189,16 @@ class HostMemory:
         management.soft_empty_cache()
 
 
+def check_interrupted(stage: str, done: int, total: int, preview: Tensor | None = None) -> None:
+    """A `Progress` that shows nothing, for where ComfyUI shows it: raises when the user has asked to stop."""
+    management.throw_exception_if_processing_interrupted()
+
+
+def total_bytes(device: torch.device) -> int:
+    """Of memory that a device has, whoever uses it."""
+    return management.get_total_memory(device)
+
+
 class HostProgress:
     """`Progress` as the bar, the line of text and the preview picture of the node that is being executed.
 
