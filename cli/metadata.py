@@ -103,6 +103,6 @@ def read_record(picture: Path) -> dict[str, Any] | None:
 
 def _version() -> str:
     try:
-        return metadata.version("comfyui-creative-upscaler")
+        return metadata.version("creative-upscaler")
     except metadata.PackageNotFoundError:
         return "not installed"
