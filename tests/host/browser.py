@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -23,6 +24,12 @@ FLAGS = (
 )
 # fmt: on
 START_SECONDS = 60
+# fmt: off
+KEY_CODES = {
+    "Tab": 9, "Enter": 13, "Escape": 27, "PageUp": 33, "PageDown": 34, "End": 35, "Home": 36,
+    "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40,
+}
+# fmt: on
 
 
 def find_browser() -> str | None:
@@ -35,6 +42,8 @@ class Page:
     def __init__(self, address: str) -> None:
         self._socket = websocket.create_connection(address, timeout=60)
         self._number = 0
+        self.events: list[dict[str, Any]] = []
+        """What the browser told by itself: of the domains that `watch` switched on."""
 
     def call(self, method: str, **parameters: Any) -> Any:
         self._number += 1
@@ -43,6 +52,7 @@ class Page:
             message = json.loads(self._socket.recv())
             if message.get("id") == self._number:
                 return message.get("result")
+            self.events.append(message)
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression, awaited. Raises `RuntimeError` with what it throws."""
@@ -58,6 +68,56 @@ class Page:
                 return value
             time.sleep(0.1)
         raise TimeoutError(expression)
+
+    def watch(self) -> None:
+        """Keep errors and requests from now on, for `errors` and `requests`."""
+        for domain in ("Runtime", "Network"):
+            self.call(f"{domain}.enable")
+
+    def errors(self) -> list[str]:
+        """Exceptions that nothing caught, and what was logged as an error."""
+        thrown = [e["params"]["exceptionDetails"] for e in self._events("Runtime.exceptionThrown")]
+        found = [each.get("exception", {}).get("description") or each["text"] for each in thrown]
+        logged = [e["params"] for e in self._events("Runtime.consoleAPICalled")]
+        for entry in logged:
+            if entry["type"] == "error":
+                words = (part.get("value") or part.get("description") or "" for part in entry["args"])
+                found.append(" ".join(map(str, words)))
+        return found
+
+    def requests(self) -> list[str]:
+        """Addresses that were asked for, without those of data in the page itself."""
+        sent = (event["params"]["request"]["url"] for event in self._events("Network.requestWillBeSent"))
+        return [url for url in sent if not url.startswith(("data:", "blob:"))]
+
+    def _events(self, method: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event.get("method") == method]
+
+    def screenshot(self, path: Path) -> None:
+        """Write what is to be seen as PNG."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+    def mouse(self, *points: tuple[float, float], button: str = "left") -> None:
+        """Press at the first point, move over the others and release at the last; in pixels of the window."""
+        self._mouse("mouseMoved", points[0], "none")
+        self._mouse("mousePressed", points[0], button)
+        for point in points[1:]:
+            self._mouse("mouseMoved", point, button)
+        self._mouse("mouseReleased", points[-1], button)
+
+    def press(self, key: str, *, shift: bool = False) -> None:
+        """Press and release a key, named as in `KeyboardEvent.key`."""
+        text = {"text": key} if len(key) == 1 else {}
+        code = KEY_CODES.get(key, ord(key[0]))
+        common = {"key": key, "modifiers": 8 * shift, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **common, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **common)
+
+    def _mouse(self, kind: str, point: tuple[float, float], button: str) -> None:
+        x, y = point
+        pressed = {"buttons": 1 if button == "left" else 4 if button == "middle" else 0}
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=1, **pressed)
 
     def close(self) -> None:
         self._socket.close()
