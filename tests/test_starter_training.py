@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionControlNetImg2ImgPipeline
+from diffusers import StableDiffusionControlNetImg2ImgPipeline
 from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
@@ -41,8 +41,9 @@ real_plan = program.Plan
 
 
 def train(stage, photographs, run, steps):
-    size = ["--batch", "2", "--crop", "64", "--device", "cpu", "--steps", str(steps)]
-    assert program.main([stage, "--photographs", str(photographs), "--run", str(run), *size]) == 0
+    size = ["--batch", "2", "--crop", "64", "--steps", str(steps)] if stage in program.STAGES else []
+    given = ["--photographs", str(photographs), "--run", str(run), "--device", "cpu", *size]
+    assert program.main([stage, *given]) == 0
 
 
 def test_an_interrupted_run_ends_as_one_that_was_not(photographs, tmp_path, monkeypatch):
@@ -87,24 +88,20 @@ def test_the_exported_models_load_in_spandrel_and_diffusers(run, tmp_path):
     assert np.isfinite(made.images).all()
 
 
-def test_encoder_and_decoder_start_as_linear_maps_written_into_diffusers_weights(photographs, tmp_path):
+def test_encoder_and_decoder_are_linear_maps_written_into_diffusers_weights(photographs, tmp_path):
     pool = Photographs(photographs, tmp_path, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
-    vae = latents.make_vae()
-    transform, offset = latents.fit_transform(latents.sample_blocks(pool, 50_000, generator))
-    latents.write_encoder(vae, transform, offset)
-    picture = pool.crops(2, 64, generator)
+    vae = latents.fit_vae(pool.crops(100, 48, generator, per_picture=1))
+    picture = pool.crops(2, 128, generator)
     posterior = vae.encode(picture * 2 - 1).latent_dist
-    expected = latents.encode(picture, transform, offset)
+    expected = latents.encode(picture, *latents.read_transform(vae))
     torch.testing.assert_close(posterior.mean, expected, atol=0.01, rtol=0.01)
     assert posterior.std.max() < 1e-6
-    latents.write_decoder(vae, transform, offset, pool.crops(12, 64, generator))
-    made = vae.decode(expected).sample / 2 + 0.5
-    error = peak_signal_noise_ratio(picture.numpy(), made.detach().numpy(), data_range=1)
-    assert error > 25  # before any training
-    assert isinstance(vae, AutoencoderKL)
-    for kept, written in zip(latents.read_transform(vae), (transform, offset), strict=True):
-        torch.testing.assert_close(kept, written)
+    assert abs(float(expected.mean())) < 0.2 and 0.5 < float(expected[:, 0].std()) < 2
+    made = vae.decode(posterior.mean).sample / 2 + 0.5
+    inner, border = (..., slice(4, -4), slice(4, -4)), (..., slice(0, 1), slice(None))
+    for part, least in ((inner, 34), (border, 24)):
+        assert peak_signal_noise_ratio(picture[part].numpy(), made[part].numpy(), data_range=1) > least
 
 
 @pytest.mark.parametrize("quality", [30, 60, 90])

@@ -1,7 +1,8 @@
 """Train the starter models: `python -m starter.train STAGE --photographs FOLDER --run FOLDER`.
 
-Stages, in their order: sr, vae, diffusion, export. Each goes on from its last checkpoint in the run folder;
-the same seed gives the same models on the same machine. `--help` after a stage lists its settings.
+Stages, in their order: sr, vae, diffusion, export. Those that train go on from their last checkpoint in the
+run folder; the same seed gives the same models on the same machine. `--help` after a stage lists its
+settings.
 """
 
 from __future__ import annotations
@@ -32,8 +33,7 @@ class Stage:
 
 STAGES = {
     "sr": Stage(steps=6000, batch=32, crop=96, learning_rate=1e-3),
-    "vae": Stage(steps=1500, batch=12, crop=96, learning_rate=3e-4),
-    "diffusion": Stage(steps=2500, batch=16, crop=128, learning_rate=8e-4),
+    "diffusion": Stage(steps=5000, batch=16, crop=96, learning_rate=8e-4),
 }
 
 
@@ -45,6 +45,12 @@ def main(argv: list[str] | None = None) -> int:
     device = torch.device(options.device)
     torch.manual_seed(options.seed)
     photographs = Photographs(options.photographs, options.run / "photographs", device)
+    folder = options.run / options.stage
+    if options.stage == "vae":
+        generator = torch.Generator().manual_seed(options.seed)
+        crops = photographs.crops(latents.FITTED, latents.FITTED_CROP, generator, per_picture=1)
+        latents.fit_vae(crops.cpu()).save_pretrained(folder)
+        return 0
     plan = Plan(
         steps=options.steps,
         learning_rate=options.learning_rate,
@@ -52,23 +58,13 @@ def main(argv: list[str] | None = None) -> int:
         compiled=options.compile,
     )
     size = {"batch": options.batch, "crop": options.crop}
-    folder = options.run / options.stage
     if options.stage == "sr":
         network = super_resolution.make_network()
         super_resolution.train_super_resolution(photographs, network, plan, folder, **size)
         super_resolution.save(network, folder / "averaged.safetensors")
-    elif options.stage == "vae":
-        vae = latents.make_vae()
-        generator = torch.Generator().manual_seed(options.seed)
-        blocks = latents.sample_blocks(photographs, 400_000, generator)
-        transform = latents.fit_transform(blocks)
-        latents.write_encoder(vae, *transform)
-        latents.write_decoder(vae, *transform, photographs.crops(48, 96, generator).cpu())
-        latents.train_decoder(photographs, vae, plan, folder, **size)
-        vae.cpu().save_pretrained(folder / "averaged")
     else:
         networks = diffusion.Networks(make_tokenizer())
-        vae = AutoencoderKL.from_pretrained(options.run / "vae" / "averaged")
+        vae = AutoencoderKL.from_pretrained(options.run / "vae")
         enlarger = super_resolution.load(options.run / "sr" / "averaged.safetensors")
         diffusion.train_diffusion(photographs, networks, vae, enlarger, plan, folder, **size)
         diffusion.save(networks, folder / "averaged")
@@ -78,17 +74,20 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m starter.train", description=__doc__)
     stages = parser.add_subparsers(dest="stage", required=True)
-    for name, stage in STAGES.items():
+    for name in ("sr", "vae", "diffusion"):
         command = stages.add_parser(name, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         command.add_argument("--photographs", type=Path, required=True, help="folder of pictures to train on")
         command.add_argument("--run", type=Path, required=True, help="folder for checkpoints and logs")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        if name not in STAGES:
+            continue
+        stage = STAGES[name]
         command.add_argument("--steps", type=int, default=stage.steps, help="may be raised until 65 %% of it")
         command.add_argument("--batch", type=int, default=stage.batch, help="crops per step")
         command.add_argument("--crop", type=int, default=stage.crop, help="pixels per side of a crop")
         command.add_argument("--learning-rate", type=float, default=stage.learning_rate)
-        command.add_argument("--seed", type=int, default=0)
-        command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-        command.add_argument("--compile", action="store_true", help="through torch.compile; twice as fast")
+        command.add_argument("--compile", action="store_true", help="through torch.compile, for a GPU")
     command = stages.add_parser("export", help="write what ships, in fp16")
     command.add_argument("--run", type=Path, required=True, help="folder of the finished stages")
     command.add_argument("--destination", type=Path, default=Path(__file__).parents[1])

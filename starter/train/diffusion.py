@@ -16,16 +16,23 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .degradation import degrade
-from .latents import encode, read_transform
+from .latents import CHANNELS, encode, read_transform
 from .loop import Plan, train
 from .photographs import Photographs
 from .tags import DEGRADED_SHARE, describe, make_tokenizer, spoil, write_prompt
 
 SCALES = (1, 1.5, 2, 2, 2, 4)
 """Enlargements trained for."""
-FROM_NOISE = 0.12
+LOW_NOISE = 1.8
+"""Power of a uniform number that the share of noise is drawn by: low levels are what a redraw uses most."""
+FROM_NOISE = 0.1
 """Share of training at the last timestep, for a sharp first step from noise."""
-REDRAWN = 0.3
+WEAKENED = 0.5
+"""Share of training with the ControlNet at a random weight between `WEAKEST` and 1."""
+WEAKEST = 0.15
+UNCONTROLLED = 0.05
+"""Share of training without the ControlNet."""
+REDRAWN = 0.5
 """Share of training that starts, as in use, from the picture to be redrawn, or between it and the target."""
 
 
@@ -36,12 +43,12 @@ class Networks(nn.Module):
         super().__init__()
         self.unet = UNet2DConditionModel(
             sample_size=64,
-            in_channels=16,
-            out_channels=16,
-            down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+            in_channels=CHANNELS,
+            out_channels=CHANNELS,
+            down_block_types=("DownBlock2D", "DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
             mid_block_type="UNetMidBlock2DCrossAttn",
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-            block_out_channels=(48, 96, 160),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D", "UpBlock2D"),
+            block_out_channels=(32, 64, 96, 160),
             layers_per_block=1,
             cross_attention_dim=64,
             attention_head_dim=4,
@@ -49,9 +56,7 @@ class Networks(nn.Module):
             # Without self-attention any size costs the same per pixel and looks the same.
             only_cross_attention=True,
         )
-        self.controlnet = ControlNetModel.from_unet(
-            self.unet, conditioning_embedding_out_channels=(16, 32, 48)
-        )
+        self.controlnet = ControlNetModel.from_unet(self.unet, conditioning_embedding_out_channels=(16, 32))
         for convolution in (*self.controlnet.controlnet_down_blocks, self.controlnet.controlnet_mid_block):
             nn.init.normal_(convolution.weight, std=0.03)  # zero is for a UNet that is already trained
         nn.init.normal_(self.controlnet.controlnet_cond_embedding.conv_out.weight, std=0.03)
@@ -72,7 +77,7 @@ class Networks(nn.Module):
     def forward(
         self, latents: Tensor, timesteps: Tensor, tokens: Tensor, hint: Tensor, weight: Tensor
     ) -> Tensor:
-        """The velocity `[B,16,h,w]`; `weight` `[B,1,1,1]` is the ControlNet's, 0 for none."""
+        """The velocity `[B,6,h,w]`; `weight` `[B,1,1,1]` is the ControlNet's, 0 for none."""
         states = self.text_encoder(tokens).last_hidden_state
         down, middle = self.controlnet(latents, timesteps, states, hint, return_dict=False)
         return self.unet(
@@ -138,7 +143,7 @@ def train_diffusion(
         way = (redrawn * torch.rand(batch, generator=generator).sqrt()).to(device)[:, None, None, None]
         start = latents + way * (encode(hint, transform, offset) - latents)
         last = len(signal) - 1
-        timesteps = (torch.rand(batch, generator=generator) ** 1.3 * last).long()
+        timesteps = (torch.rand(batch, generator=generator) ** LOW_NOISE * last).long()
         timesteps[torch.rand(batch, generator=generator) < FROM_NOISE] = last
         timesteps = timesteps.to(device)
         share = signal[timesteps][:, None, None, None]
@@ -148,14 +153,22 @@ def train_diffusion(
         velocity = (share.sqrt() * noisy - latents) / (1 - share).sqrt().clamp(min=1e-3)
         # Elsewhere it grows as noise vanishes: there the error of the picture is what counts.
         weight = torch.where(way > 0, 1 - share, torch.ones_like(share))
-        controlled = (torch.rand(batch, 1, 1, 1, generator=generator) > 0.05).float().to(device)
+        control = _draw_control(batch, generator).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             made = forward(
-                noisy.contiguous(memory_format=torch.channels_last), timesteps, tokens, hint, controlled
+                noisy.contiguous(memory_format=torch.channels_last), timesteps, tokens, hint, control
             )
         return {"velocity": (weight * (made.float() - velocity).square()).mean()}
 
     return train(networks, loss, plan, folder)
+
+
+def _draw_control(batch: int, generator: torch.Generator) -> Tensor:
+    """The ControlNet's weight for each picture, `[B,1,1,1]`."""
+    weight = WEAKEST + (1 - WEAKEST) * torch.rand(batch, generator=generator)
+    weight[torch.rand(batch, generator=generator) >= WEAKENED] = 1
+    weight[torch.rand(batch, generator=generator) < UNCONTROLLED] = 0
+    return weight[:, None, None, None]
 
 
 def _enlarge(small: Tensor, crop: int, enlarger: nn.Module | None) -> Tensor:

@@ -43,7 +43,7 @@ def export(run: Path, destination: Path) -> None:
     folder = destination / DIFFUSION
     shutil.rmtree(folder, ignore_errors=True)
     networks = {
-        "vae": AutoencoderKL.from_pretrained(run / "vae" / "averaged"),
+        "vae": AutoencoderKL.from_pretrained(run / "vae"),
         "unet": UNet2DConditionModel.from_pretrained(trained / "unet"),
         "controlnet": ControlNetModel.from_pretrained(trained / "controlnet"),
         "text_encoder": CLIPTextModel.from_pretrained(trained / "text_encoder"),

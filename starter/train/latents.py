@@ -1,14 +1,13 @@
-"""Stage `vae`: the latent space, 4 pixels per latent and 16 channels, as an ordinary AutoencoderKL.
+"""Stage `vae`: the latent space, 2 pixels per latent and 6 channels, as an ordinary AutoencoderKL.
 
-The encoder is not trained: it is the best linear transform of 4x4 pixel blocks (principal components, with
-brightness counted more than colour), written into the weights of diffusers' encoder. So it has its final
-quality at once, and a latent depends on 16 pixels alone. The decoder starts as the best linear map back.
+Nothing of it is trained. The encoder is a fixed linear transform of 2x2 pixel blocks (brightness as a Haar
+transform, each colour as its mean), the decoder the least-squares linear map back, and both are written into
+the weights of diffusers' networks. So the codec has its final quality at once.
 """
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,211 +15,148 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from .degradation import TO_YCBCR
-from .loop import Plan, train
-from .photographs import Photographs
 
-FACTOR = 4
-CHANNELS = 16
-COLOR_WEIGHT = 0.35
-"""Of an error in Cb or Cr against one in Y, in the choice of what 16 of a block's 48 numbers to keep."""
+FACTOR = 2
+CHANNELS = 6
+HAAR = ((1, 1, 1, 1), (1, 1, -1, -1), (1, -1, 1, -1), (1, -1, -1, 1))
+"""Over a block's pixels, row by row: mean, vertical, horizontal and diagonal difference (times 4)."""
 WHITENING = 0.75
 """Latents are divided by this power of their deviation: fine detail stays smaller than the rest, and so is
 the first thing that noise hides and a low noise level redraws."""
-CARRIER = 32.0
+CARRIER = 64.0
 """A constant far above the signal in every group of a norm that must not depend on the picture."""
-ROBUSTNESS = 0.06
-"""Largest deviation of the noise on the decoder's training latents: denoised ones have errors."""
+FITTED = 400
+FITTED_CROP = 48
+"""Crops, and pixels per side, for `fit_vae`. Small ones make the decoder mind a picture's border."""
+REACH = 3
+"""Pixels around its own on which a decoded pixel depends, in latents enlarged to pixels."""
+STEPS = {-3: (-1, -1), -2: (0, -1), -1: (-1, 0), 0: (0, 0), 1: (1, 0), 2: (0, 1), 3: (1, 1)}
+"""A distance in pixels as one of pixels and one of latents, each at most 1."""
 
 
 def make_vae() -> AutoencoderKL:
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(24, 48, 96),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(16, 32),
         layers_per_block=1,
         latent_channels=CHANNELS,
-        norm_num_groups=8,
+        norm_num_groups=4,
         mid_block_add_attention=False,
         sample_size=256,
         scaling_factor=1.0,
     )
 
 
-def fit_transform(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """The transform `[16,48]` and offset `[16]` of latents, from sampled blocks `[N,48]` in -1..1.
+def fit_transform(crops: Tensor) -> tuple[Tensor, Tensor]:
+    """The transform `[6,12]` and offset `[6]` of latents for pictures like `crops` `[N,3,H,W]` in 0..1.
 
-    A block's numbers are in the order of `space_to_depth`. Latents have mean 0; the first has deviation 1.
+    Latents have mean 0; the first has deviation 1.
     """
-    blocks = blocks.double()
-    colors = torch.tensor(TO_YCBCR, dtype=torch.float64)
-    colors[1:] *= COLOR_WEIGHT
-    weight = torch.kron(colors, torch.eye(FACTOR**2, dtype=torch.float64))
-    mean = blocks.mean(0)
-    variances, directions = torch.linalg.eigh(((blocks - mean) @ weight.T).T.cov())
-    order = variances.argsort(descending=True)[:CHANNELS]
-    deviations = variances[order].sqrt()
+    colors, haar = torch.tensor(TO_YCBCR), torch.tensor(HAAR) / FACTOR**2
+    transform = torch.cat([torch.kron(colors[:1], haar), torch.kron(colors[1:], haar[:1])])
+    raw = encode(crops, transform, torch.zeros(CHANNELS)).transpose(0, 1).flatten(1).double()
+    deviations = raw.std(1)
     scale = (deviations[0] / deviations) ** WHITENING / deviations[0]
-    transform = scale[:, None] * directions[:, order].T @ weight
-    return transform.float(), (-transform @ mean).float()
-
-
-def space_to_depth(image: Tensor) -> Tensor:
-    """`[B,3,H,W]` to `[B,48,H/4,W/4]`: colour, then the 2x2 place of the outer and of the inner halving."""
-    return F.pixel_unshuffle(F.pixel_unshuffle(image, 2), 2)
+    return (scale[:, None] * transform).float(), (-scale * raw.mean(1)).float()
 
 
 def encode(image: Tensor, transform: Tensor, offset: Tensor) -> Tensor:
-    """`[B,3,H,W]` in 0..1 to latents `[B,16,H/4,W/4]`: what the encoder's weights compute, in one step."""
-    return F.conv2d(space_to_depth(image * 2 - 1), transform[:, :, None, None], offset)
+    """`[B,3,H,W]` in 0..1 to latents `[B,6,H/2,W/2]`: what the encoder's weights compute, in one step."""
+    return F.conv2d(F.pixel_unshuffle(image * 2 - 1, FACTOR), transform[:, :, None, None], offset)
 
 
 @torch.no_grad()
-def write_encoder(vae: AutoencoderKL, transform: Tensor, offset: Tensor) -> None:
+def fit_vae(crops: Tensor) -> AutoencoderKL:
+    """The codec for pictures like `crops` `[N,3,H,W]` in 0..1. Beyond a border the decoder sees zeros."""
+    vae = make_vae().eval()
+    for parameter in vae.parameters():
+        parameter.zero_()
+    transform, offset = fit_transform(crops)
+    _write_encoder(vae, transform, offset)
+    mean = (crops * 2 - 1).mean((0, 2, 3))
+    target = crops * 2 - 1 - mean[:, None, None]
+    _write_decoder(vae, _fit_kernels(encode(crops, transform, offset), target), mean)
+    return vae.requires_grad_(False)
+
+
+def _write_encoder(vae: AutoencoderKL, transform: Tensor, offset: Tensor) -> None:
     """Set the encoder's weights so that it computes `encode` with logarithmic variance -30.
 
     Residual branches are silent. GroupNorm and SiLU at the end are made linear by pairs: a group holds x, -x
     and a large +-constant, so its mean is 0, its deviation nearly constant, and SiLU(x) - SiLU(-x) = x.
     """
     encoder = vae.encoder
-    for parameter in encoder.parameters():
-        parameter.zero_()
+    downsampler = encoder.down_blocks[0].downsamplers[0].conv
     for color in range(3):
         encoder.conv_in.weight[color, color, 1, 1] = 1
-    for block, channels in ((encoder.down_blocks[0], 3), (encoder.down_blocks[1], 12)):
-        convolution = block.downsamplers[0].conv
-        for channel in range(channels):
-            for place in range(4):
-                convolution.weight[4 * channel + place, channel, place // 2, place % 2] = 1
-    identity = encoder.down_blocks[1].resnets[0].conv_shortcut
-    for channel in range(12):
-        identity.weight[channel, channel] = 1
-    mixing, norm = encoder.down_blocks[2].resnets[0].conv_shortcut, encoder.conv_norm_out
+        for place in range(4):
+            downsampler.weight[4 * color + place, color, place // 2, place % 2] = 1
+    mixing, norm = encoder.down_blocks[1].resnets[0].conv_shortcut, encoder.conv_norm_out
     size = norm.num_channels // norm.num_groups
-    pairs = math.ceil(CHANNELS / norm.num_groups)
-    for latent in range(CHANNELS):
-        group, place = divmod(latent, pairs)
-        first = group * size + 2 * place
+    for latent, first in enumerate(_rows(norm)):
         for channel, sign in ((first, 1.0), (first + 1, -1.0)):
-            mixing.weight[channel, :, 0, 0] = sign * transform[latent]
+            mixing.weight[channel, : 3 * FACTOR**2, 0, 0] = sign * transform[latent]
             mixing.bias[channel] = sign * offset[latent]
             norm.weight[channel] = CARRIER * math.sqrt(2 / size)
             encoder.conv_out.weight[latent, channel, 1, 1] = sign
-    for group in range(norm.num_groups):
-        last = (group + 1) * size
+    for last in range(size, norm.num_channels + 1, size):
         mixing.bias[last - 1], mixing.bias[last - 2] = CARRIER, -CARRIER
     encoder.conv_out.bias[CHANNELS:] = -30
-    vae.quant_conv.weight.copy_(torch.eye(2 * CHANNELS)[:, :, None, None])
-    vae.quant_conv.bias.zero_()
+    nn.init.dirac_(vae.quant_conv.weight)
 
 
-@torch.no_grad()
-def write_decoder(vae: AutoencoderKL, transform: Tensor, offset: Tensor, crops: Tensor) -> None:
-    """Set the decoder's weights to the best linear map, from which training goes on.
-
-    One 3x3 convolution after each doubling, fitted to `crops` `[N,3,H,W]` in 0..1 by least squares: the first
-    gives 2x2 pixels per place, the second the pixels. Residual branches are silent at first, and the last
-    norm and SiLU are linear, as in the encoder.
-    """
-    decoder = vae.decoder
-    vae.post_quant_conv.weight.copy_(torch.eye(CHANNELS)[:, :, None, None])
-    vae.post_quant_conv.bias.zero_()
-    blocks = [*decoder.mid_block.resnets, *(r for block in decoder.up_blocks for r in block.resnets)]
-    for resnet in blocks:
-        resnet.conv2.weight.zero_()
-        resnet.conv2.bias.zero_()
-        if resnet.conv_shortcut is not None:
-            nn.init.dirac_(resnet.conv_shortcut.weight)
-            resnet.conv_shortcut.bias.zero_()
-    nn.init.dirac_(decoder.conv_in.weight)
-    decoder.conv_in.bias.zero_()
-
-    target = crops * 2 - 1
-    first, second = (block.upsamplers[0].conv for block in decoder.up_blocks[:2])
-    doubled = F.interpolate(encode(crops, transform, offset), scale_factor=2.0)
-    quarter = _fit_convolution(first, doubled, F.pixel_unshuffle(target, 2))
-    _fit_convolution(second, F.interpolate(quarter, scale_factor=2.0), target)
-
-    # Groups of the last norm: a constant, x and -x for each colour. The constant is smaller than the
-    # encoder's, since what is trained must not be so sensitive.
-    carrier = CARRIER / 4
-    spread = decoder.up_blocks[2].resnets[0].conv_shortcut
-    norm, output = decoder.conv_norm_out, decoder.conv_out
-    size = norm.num_channels // norm.num_groups
-    spread.weight.zero_()
-    nn.init.normal_(output.weight, std=1e-3)
-    output.weight[:, ::size] = 0
-    output.bias.zero_()
-    spread.bias[::size] = carrier
-    norm.weight.fill_(carrier * math.sqrt(size - 1) / size)
-    norm.bias.fill_(carrier / size)
-    for color in range(3):
-        channels = slice(color * size, (color + 1) * size)
-        output.weight[:, channels] = 0
-        for channel, sign in ((channels.start + 1, 1.0), (channels.start + 2, -1.0)):
-            spread.weight[channel, color] = sign
-            output.weight[color, channel, 1, 1] = sign
-
-
-def _fit_convolution(convolution: nn.Conv2d, source: Tensor, target: Tensor) -> Tensor:
-    """Set a 3x3 convolution's first channels to the least-squares map of `source` to `target`; its result."""
-    columns = F.unfold(source, 3, padding=1).transpose(1, 2).flatten(0, 1).double()
-    columns = torch.cat([columns, torch.ones(len(columns), 1, dtype=torch.float64)], 1)
-    gram = columns.T @ columns
-    gram += 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    wanted = target.permute(0, 2, 3, 1).flatten(0, 2).double()
-    solution = torch.linalg.solve(gram, columns.T @ wanted).T.float()
-    ins, outs = source.shape[1], target.shape[1]
-    convolution.weight.zero_()
-    convolution.bias.zero_()
-    convolution.weight[:outs, :ins] = solution[:, :-1].reshape(outs, ins, 3, 3)
-    convolution.bias[:outs] = solution[:, -1]
-    return F.conv2d(source, convolution.weight[:outs, :ins], convolution.bias[:outs], padding=1)
-
-
-def train_decoder(
-    photographs: Photographs, vae: AutoencoderKL, plan: Plan, folder: Path, *, batch: int, crop: int
-) -> AutoencoderKL:
-    """Train the decoder on crops of `crop` pixels; the error of Y counts as much as that of all colours."""
-    device = photographs.device
-    vae.to(device, memory_format=torch.channels_last)
-    transform, offset = read_transform(vae)
-    parts = nn.ModuleList([vae.post_quant_conv, vae.decoder])
-    luma = torch.tensor(TO_YCBCR[0], device=device)[None, :, None, None]
-
-    def forward(latents: Tensor) -> Tensor:
-        return vae.decoder(vae.post_quant_conv(latents))
-
-    decode = torch.compile(forward) if plan.compiled else forward
-
-    def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        target = photographs.crops(batch, crop, generator)
-        latents = encode(target, transform, offset)
-        strength = ROBUSTNESS * torch.rand(batch, 1, 1, 1, generator=generator).square()
-        latents = latents + (strength * torch.randn(latents.shape, generator=generator)).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
-            made = decode(latents.contiguous(memory_format=torch.channels_last))
-        error = made.float() / 2 + 0.5 - target
-        fine = (error * luma).sum(1)
-        return {"rgb": error.abs().mean(), "luma": fine.abs().mean()}
-
-    vae.requires_grad_(False)
-    parts.requires_grad_(True)
-    train(parts, loss, plan, folder)
-    return vae
+def _rows(norm: nn.GroupNorm) -> list[int]:
+    """The first channel of each latent's pair in the encoder's last norm."""
+    size, pairs = norm.num_channels // norm.num_groups, math.ceil(CHANNELS / norm.num_groups)
+    return [(latent // pairs) * size + 2 * (latent % pairs) for latent in range(CHANNELS)]
 
 
 def read_transform(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
     """`fit_transform`'s result, back from the encoder's weights."""
-    mixing, norm = vae.encoder.down_blocks[2].resnets[0].conv_shortcut, vae.encoder.conv_norm_out
+    mixing, rows = vae.encoder.down_blocks[1].resnets[0].conv_shortcut, _rows(vae.encoder.conv_norm_out)
+    return mixing.weight[rows, : 3 * FACTOR**2, 0, 0].detach().clone(), mixing.bias[rows].detach().clone()
+
+
+def _fit_kernels(latents: Tensor, target: Tensor) -> Tensor:
+    """The least-squares kernels `[3,6,7,7]` from latents, each repeated over its pixels, to `target`."""
+    side = 2 * REACH + 1
+    gram = torch.zeros(CHANNELS * side**2, CHANNELS * side**2, dtype=torch.float64)
+    product = torch.zeros(len(gram), 3, dtype=torch.float64)
+    for few, wanted in zip(latents.split(16), target.split(16), strict=True):
+        enlarged = F.interpolate(few, scale_factor=float(FACTOR))
+        columns = F.unfold(enlarged, side, padding=REACH).transpose(1, 2).flatten(0, 1).double()
+        gram += columns.T @ columns
+        product += columns.T @ wanted.permute(0, 2, 3, 1).flatten(0, 2).double()
+    gram += 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    return torch.linalg.solve(gram, product).T.float().view(3, CHANNELS, side, side)
+
+
+def _write_decoder(vae: AutoencoderKL, kernels: Tensor, mean: Tensor) -> None:
+    """Set the decoder's weights so that it applies `kernels` and adds `mean`.
+
+    Each kernel is split into a convolution of latents before the doubling and one of pixels after it. Residual
+    branches are silent, the last norm and SiLU linear as in the encoder: a group holds a constant, x and -x.
+    """
+    decoder = vae.decoder
+    nn.init.dirac_(vae.post_quant_conv.weight)
+    shift = decoder.up_blocks[0].upsamplers[0].conv
+    shift.bias[:3] = mean
+    for color in range(3):
+        for down, (row, outer_row) in STEPS.items():
+            for right, (column, outer_column) in STEPS.items():
+                channel = 9 * color + 3 * (row + 1) + column + 1
+                kernel = kernels[color, :, down + REACH, right + REACH]
+                decoder.conv_in.weight[channel, :, outer_row + 1, outer_column + 1] = kernel
+                shift.weight[color, channel, row + 1, column + 1] = 1
+    spread, norm = decoder.up_blocks[1].resnets[0].conv_shortcut, decoder.conv_norm_out
     size = norm.num_channels // norm.num_groups
-    pairs = math.ceil(CHANNELS / norm.num_groups)
-    rows = [(n // pairs) * size + 2 * (n % pairs) for n in range(CHANNELS)]
-    return mixing.weight[rows, :, 0, 0].detach().clone(), mixing.bias[rows].detach().clone()
-
-
-def sample_blocks(photographs: Photographs, count: int, generator: torch.Generator) -> Tensor:
-    """About `count` blocks `[N,48]` in -1..1 from random crops, for `fit_transform`."""
-    crops = photographs.crops(max(1, count // 1024), 128, generator, per_picture=1)
-    return space_to_depth(crops * 2 - 1).permute(0, 2, 3, 1).reshape(-1, 3 * FACTOR**2).cpu()
+    spread.bias[::size] = CARRIER
+    norm.weight.fill_(CARRIER * math.sqrt(size - 1) / size)
+    norm.bias.fill_(CARRIER / size)
+    for color in range(3):
+        for channel, sign in ((color * size + 1, 1.0), (color * size + 2, -1.0)):
+            spread.weight[channel, color] = sign
+            decoder.conv_out.weight[color, channel, 1, 1] = sign
