@@ -137,8 +137,9 @@ def _fit_kernels(latents: Tensor, target: Tensor) -> Tensor:
 def _write_decoder(vae: AutoencoderKL, kernels: Tensor, mean: Tensor) -> None:
     """Set the decoder's weights so that it applies `kernels` and adds `mean`.
 
-    Each kernel is split into a convolution of latents before the doubling and one of pixels after it. Residual
-    branches are silent, the last norm and SiLU linear as in the encoder: a group holds a constant, x and -x.
+    Each kernel is split into a convolution of latents before the doubling and one of pixels after it.
+    Residual branches are silent, the last norm and SiLU linear as in the encoder: a group holds a constant,
+    x and -x.
     """
     decoder = vae.decoder
     nn.init.dirac_(vae.post_quant_conv.weight)
