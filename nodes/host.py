@@ -210,12 +210,15 @@ class HostProgress:
         device: torch.device,
         model_type: str | None = None,
         colors: tuple[Tensor, Tensor] | None = None,
+        latent_format: Any = None,
     ) -> None:
         formats = {"SD_1_5": comfy.latent_formats.SD15, "SDXL": comfy.latent_formats.SDXL}
         # None unless the user has turned previews on, or where there are no latents to show.
         self._previewer = None
         if colors is not None:
             self._previewer = latent_preview.get_previewer(device, _latents_shown_as(*colors))
+        elif latent_format is not None:
+            self._previewer = latent_preview.get_previewer(device, latent_format)
         elif model_type:
             self._previewer = latent_preview.get_previewer(device, formats[model_type]())
         self._bar = comfy.utils.ProgressBar(1)
