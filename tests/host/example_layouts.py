@@ -36,6 +36,7 @@ class Column:
 
 
 def note(title: str, text: str, height: int, width: int = 400) -> Box:
+    """In bold where others would write code, which the page shows in blue on brown."""
     return Box("MarkdownNote", width, height, {"text": text}, title=title)
 
 
@@ -63,35 +64,39 @@ def save(source: tuple[int, int], prefix: str) -> Box:
 
 
 def models_note(*lines: str, checkpoint: str = CHECKPOINT, controlnet: str = CONTROLNET) -> str:
-    listed = [f"- `{checkpoint}` in `models/checkpoints`", f"- `{controlnet}` in `models/controlnet`", *lines]
+    listed = [
+        f"- **{checkpoint}** in **models/checkpoints**",
+        f"- **{controlnet}** in **models/controlnet**",
+        *lines,
+    ]
     return "\n".join(
         [
             *listed,
             "",
-            "Or others of the same family. With `download_missing` on, the loaders fetch what is not there.",
+            "Or others of the same family. With **download_missing** on, the loaders fetch what is missing.",
         ]
     )
 
 
-SETTINGS_NOTE = """- `prompt`: what the picture shows. Empty: an installed captioner writes it.
-- `creativity` .3 to .5; lower if things turn into others.
-- `shape_preservation` .25 to .6; higher holds shapes.
-- `detail`: more if it is too smooth.
+SETTINGS_NOTE = """- **prompt**: what the picture shows. Empty: an installed captioner writes it.
+- **creativity** .3 to .5; lower if things turn into others.
+- **shape_preservation** .25 to .6; higher holds shapes.
+- **detail**: more if it is too smooth.
 
-The safety check is off here: it needs a model of its own. Switch `enable_safety_checks` on \
+The safety check is off here: it needs a model of its own. Switch **enable_safety_checks** on \
 once it is installed."""
 
-FAL_NOTE = """The picture is sent to fal's service, which charges for it. The key is `FAL_KEY` in ComfyUI's \
-environment, or one kept in the settings under **Creative Upscaler**; it is never saved in a workflow.
+FAL_NOTE = """The picture is sent to fal's service, which charges for it. The key is **FAL_KEY** in \
+ComfyUI's environment, or one kept in the settings under **Creative Upscaler**; it is never saved in \
+a workflow.
 
-Running the same again is free: the result is kept. `max_cost` and `max_megapixels` limit a run."""
+Running the same again is free: the result is kept. **max_cost** and **max_megapixels** limit a run."""
 
-FOLDER_NOTE = """Put them into `ComfyUI/input/photos` (or choose another folder below `input`), as JPEG, PNG \
-or WebP of any size. One run makes them all, each with its own size and the same seed.
+FOLDER_NOTE = """Put them into **ComfyUI/input/photos** (or choose another folder below **input**), as JPEG, \
+PNG or WebP of any size. One run makes them all, each with its own size and the same seed.
 
 **Load Image Dataset from Folder** is ComfyUI's own; 0.8.0 has it, 0.3.64 does not. The command line does \
-folders with every version: `creative-upscaler upscale FOLDER -o OUT`."""
-
+folders with every version: **creative-upscaler upscale FOLDER -o OUT**."""
 
 FILES, BEGIN, COSTS = "Files", "Where to begin", "This costs money"
 """Titles of notes."""
@@ -104,17 +109,17 @@ def plain(name: str, checkpoint: str, controlnet: str) -> list[Column]:
     return [
         Column("Picture", {1: picture(), 2: models, 5: note(FILES, files, 160)}),
         Column("Creative upscale", {3: upscale({"image": (1, 0), "models": (2, 0)})}),
-        Column("Result", {4: save((3, 0), name), 6: note(BEGIN, SETTINGS_NOTE, 280, 420)}),
+        Column("Result", {4: save((3, 0), name), 6: note(BEGIN, SETTINGS_NOTE, 220, 420)}),
     ]
 
 
 CAPTION_NOTE = models_note(
-    f"- `{CCSR}` in `models/checkpoints`",
-    "- a captioner, such as the folder `Florence-2-large`, in `models/captioners` or `models/LLM`",
+    f"- **{CCSR}** in **models/checkpoints**",
+    "- a captioner, such as the folder **Florence-2-large**, in **models/captioners** or **models/LLM**",
 )
 CAPTION_STAGES = """CCSR restores and enlarges the picture before it is redrawn.
 
-`prompt` is empty, so the captioner writes it; the node shows what it wrote."""
+**prompt** is empty, so the captioner writes it; the node shows what it wrote."""
 
 EXAMPLES: dict[str, list[Column]] = {
     "creative_upscale": plain("creative_upscale", CHECKPOINT, CONTROLNET),
@@ -137,7 +142,7 @@ EXAMPLES: dict[str, list[Column]] = {
         Column("Result", {4: save((3, 0), "creative_upscale")}),
     ],
     "creative_upscale_fal": [
-        Column("Picture", {1: picture(), 4: note(COSTS, FAL_NOTE, 240)}),
+        Column("Picture", {1: picture(), 4: note(COSTS, FAL_NOTE, 200)}),
         Column("At fal", {2: remote({"image": (1, 0)}, seed=1)}),
         Column("Result", {3: save((2, 0), "creative_upscale_fal")}),
     ],
@@ -146,7 +151,7 @@ EXAMPLES: dict[str, list[Column]] = {
             "Pictures",
             {
                 1: Box("LoadImageDataSetFromFolder", 400, 0, {"folder": "photos"}),
-                5: note("The folder", FOLDER_NOTE, 240),
+                5: note("The folder", FOLDER_NOTE, 220),
                 2: sd15_models(),
                 6: note(FILES, models_note(), 160),
             },
@@ -184,7 +189,7 @@ EXAMPLES: dict[str, list[Column]] = {
             {
                 1: picture(),
                 2: sd15_models(),
-                7: note(FILES, models_note(f"- `{CCSR}` in `models/checkpoints`"), 180),
+                7: note(FILES, models_note(f"- **{CCSR}** in **models/checkpoints**"), 180),
             },
         ),
         Column(

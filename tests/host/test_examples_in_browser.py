@@ -49,6 +49,10 @@ SELECT = """(() => { const node = window.app.graph.getNodeById(3)
 INFO = """(() => { const button = document.querySelector('[data-testid=info-button]')
   button?.click(); return !!button })()"""
 HELP = "document.querySelector('.node-help-content')?.textContent ?? ''"
+OVERLAPS = """(() => { const boxes = [...document.querySelectorAll('[data-node-id]')]
+  .map((node) => [node.dataset.nodeId, node.getBoundingClientRect()])
+  return boxes.flatMap(([a, p]) => boxes.filter(([b, q]) => a < b && p.left < q.right && q.left < p.right
+    && p.top < q.bottom && q.top < p.bottom).map(([b]) => `${a} and ${b}`)) })()"""
 SLEEP = "new Promise((done) => setTimeout(done, 400)).then(() => true)"
 
 
@@ -72,6 +76,8 @@ def test_examples_load_run_and_explain_themselves(server: Server, tmp_path: Path
             assert sent == read_example(name), name
             if drawing == "nodes2":
                 page.wait_for(f"{DRAWN} === {len(saved_nodes(name))}")
+                page.evaluate(SLEEP)
+                assert page.evaluate(OVERLAPS) == [], name
             take(page, f"{drawing}_{name}")
         run_it(page, drawing)
         read_help(page, drawing)

@@ -61,13 +61,15 @@ BUILD = """(async ([columns, gap, groupTitle, nodeTitle]) => {
       if (seed) seed.value = 'fixed'
       node.pos = [left + gap, top]
       node.setSize([box.width, Math.max(box.height, node.computeSize()[1])])
-      top += node.size[1] + nodeTitle + gap
+      // The other drawing of nodes is taller, and a picture may be.
+      const room = box.kind === 'LoadImage' ? 130 : Math.max(30, Math.min(60, 0.16 * node.size[1]))
+      top += node.size[1] + room + nodeTitle + gap
       width = Math.max(width, node.size[0])
       nodes[number] = node
     }
     const group = new window.LiteGraph.LGraphGroup(title)
     group.pos = [left, 0]
-    group.size = [width + 2 * gap, top - nodeTitle]
+    group.size = [width + 2 * gap, top - nodeTitle - gap]
     graph.add(group)
     left += width + 4 * gap
   }
