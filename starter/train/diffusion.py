@@ -23,9 +23,9 @@ from .tags import DEGRADED_SHARE, describe, make_tokenizer, spoil, write_prompt
 
 SCALES = (1, 1.5, 2, 2, 2, 4)
 """Enlargements trained for."""
-LOW_NOISE = 1.8
+LOW_NOISE = 2.2
 """Power of a uniform number that the share of noise is drawn by: low levels are what a redraw uses most."""
-FROM_NOISE = 0.1
+FROM_NOISE = 0.04
 """Share of training at the last timestep, for a sharp first step from noise."""
 WEAKENED = 0.5
 """Share of training with the ControlNet at a random weight between `WEAKEST` and 1."""
