@@ -7,8 +7,11 @@ from .auto_caption import AutoCaption, LoadCaptioner
 from .ccsr_upscale import CcsrUpscale
 from .compat import ComfyExtension, io
 from .creative_upscale import CreativeUpscale
+from .host_tiling import TiledDiffusion
+from .host_upscale import UpscaleHostModel, UpscaleHostModelAdvanced
 from .load_ccsr import LoadCcsr
 from .load_models import LoadModels
+from .plan_routes import register_plan_routes
 from .remote_collect import RemoteCollect, RemoteSubmit
 from .remote_routes import register_routes
 from .remote_upscale import RemoteUpscale
@@ -22,6 +25,7 @@ class CreativeUpscalerExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_routes()
         register_settings_routes()
+        register_plan_routes()
         return [
             LoadModels,
             AddLora,
@@ -32,6 +36,9 @@ class CreativeUpscalerExtension(ComfyExtension):
             AutoCaption,
             LoadSafetyChecker,
             SafetyCheck,
+            UpscaleHostModel,
+            UpscaleHostModelAdvanced,
+            TiledDiffusion,
             RemoteUpscale,
             RemoteSubmit,
             RemoteCollect,

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..pipelines.ccsr.settings import CcsrSettings
 from . import host
+from .compare import show_compared
 from .compat import io
 from .sockets import CcsrSocket, HostCcsr
 from .user_limits import check_local_size
@@ -45,4 +46,5 @@ class CcsrUpscale(io.ComfyNode):
         wanted = CcsrSettings.from_mapping(settings)
         check_local_size(image, wanted)
         result = ccsr_upscale(image.movedim(-1, 1), wanted, ccsr.models, runtime)
-        return io.NodeOutput(result.movedim(1, -1).to(host.picture_device()))
+        picture = result.movedim(1, -1).to(host.picture_device())
+        return io.NodeOutput(picture, ui=show_compared(image, picture))

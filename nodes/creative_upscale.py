@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ..pipelines.parameters import UpscaleParameters
 from ..pipelines.settings import Parameter
-from ..pipelines.starter import UPSCALER, name_model
+from ..pipelines.starter import UPSCALER, Limits, name_model
 from . import auto_caption, host, safety_check
+from .compare import show_compared
 from .compat import io
 from .sockets import (
     CaptionerSocket,
@@ -36,6 +38,16 @@ def shown_parameters() -> list[Parameter]:
     """The declared settings that the node has widgets for: the usual ones, the advanced ones, `LATER`."""
     shown = [p for p in UpscaleParameters.declared() if not p.model_source and p.name not in ELSEWHERE]
     return sorted(shown, key=lambda parameter: (parameter.name in LATER, parameter.advanced))
+
+
+def fit_settings(
+    settings: Mapping[str, Any], model_type: str, limits: Limits
+) -> tuple[UpscaleParameters, list[str]]:
+    """The settings that widgets make for loaded models, and what there is to be said about them."""
+    parameters = UpscaleParameters(**settings, model_type=model_type).with_preset()
+    # A widget that was not touched cannot be told from one that was set to its default.
+    given = {p.name for p in shown_parameters() if getattr(parameters, p.name) != p.default}
+    return limits.fit(parameters, given)
 
 
 class CreativeUpscale(io.ComfyNode):
@@ -107,10 +119,7 @@ class CreativeUpscale(io.ComfyNode):
         from ..pipelines.stages import run_stages  # noqa: PLC0415  diffusers takes seconds to import
 
         model_type = models.models.model_type
-        parameters = UpscaleParameters(**settings, model_type=model_type).with_preset()
-        # A widget that was not touched cannot be told from one that was set to its default.
-        given = {p.name for p in shown_parameters() if getattr(parameters, p.name) != p.default}
-        parameters, notes = models.limits.fit(parameters, given)
+        parameters, notes = fit_settings(settings, model_type, models.limits)
         check_local_size(image, parameters)
         used = [*ccsr.models.names.values()] if ccsr is not None and not parameters.skip_ccsr else []
         if not used and upscale_model is None and models.upscaler is not None and parameters.creativity > 0:
@@ -146,7 +155,8 @@ class CreativeUpscale(io.ComfyNode):
             [*notes, *result.notes, *written, *([f"Made with {', '.join(used)}."] if used else [])]
         )
         host.show_text(text)
-        return io.NodeOutput(picture, result.seed, "\n".join(prompts), ui={"text": [text]})
+        shown = {"text": [text], **show_compared(image, picture)}
+        return io.NodeOutput(picture, result.seed, "\n".join(prompts), ui=shown)
 
 
 def _stages(

@@ -128,9 +128,10 @@ def _checkpoints() -> list[str]:
     return [*built_in, *offered("checkpoints")]
 
 
-def _find(folder: str, name: str) -> Path:
-    built_in = folder == "checkpoints" and name == BUILT_IN
-    return DIFFUSION if built_in else host.find_file(folder, name)
+def find_model(role: str, name: str) -> Path:
+    """What was chosen as checkpoint, controlnet, ... Raises `FileNotFoundError` for what is not there."""
+    built_in = role == "checkpoint" and name == BUILT_IN and find_diffusion() is not None
+    return DIFFUSION if built_in else host.find_file(FOLDERS[role], name)
 
 
 def _version(folder: str, name: str) -> str:
@@ -141,7 +142,7 @@ def _load(names: dict[str, str], model_type: str, pre_upscaler: str) -> HostMode
     from ..pipelines.models import load_models  # noqa: PLC0415  diffusers takes seconds to import
     from ..pipelines.pre_upscaling import load_upscaler  # noqa: PLC0415
 
-    paths = {name: _find(FOLDERS[name], file) for name, file in names.items() if file != host.NONE}
+    paths = {name: find_model(name, file) for name, file in names.items() if file != host.NONE}
     upscaler = find_upscaler() if pre_upscaler == BUILT_IN else None
     memory = host.HostMemory()
     models = load_models(

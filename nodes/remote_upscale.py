@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..pipelines.remote.errors import ResultError
 from . import remote_host
+from .compare import show_compared
 from .compat import io
 from .remote_inputs import picture_inputs, read_inputs
 
@@ -56,7 +57,11 @@ class RemoteUpscale(io.ComfyNode):
 
         results = await remote_host.run_interruptibly(work(), report)
         seed = int(results[0].seed) if results[0].seed else asked.seed
-        return io.NodeOutput(join_pictures(results), seed, "\n".join(r.request_id for r in results))
+        pictures = join_pictures(results)
+        requests = "\n".join(result.request_id for result in results)
+        # A picture given by its address is not read here, so there is nothing to compare with.
+        shown = None if image is None else show_compared(image, pictures)
+        return io.NodeOutput(pictures, seed, requests, ui=shown)
 
 
 def make_upscaler(options: Any, report: remote_host.NodeReport) -> RemoteUpscaler:

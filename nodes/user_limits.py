@@ -18,12 +18,17 @@ def check_local_size(image: Tensor, parameters: Sizing) -> None:
 
     Unlike the size guard of the engine, a workflow's `override_size_limits` does not lift this.
     """
+    check_local_target((image.shape[1], image.shape[2]), parameters)
+
+
+def check_local_target(source: tuple[int, int], parameters: Sizing) -> None:
+    """`check_local_size` for a picture of `source` (height, width) in pixels."""
     from ..pipelines.errors import SizeLimitError  # noqa: PLC0415
     from ..pipelines.remote.settings import load_settings  # noqa: PLC0415
     from ..pipelines.resizing import target_size  # noqa: PLC0415
 
     limit = load_settings(remote_host.private_folder()).max_local_megapixels
-    height, width = target_size(image.shape[1], image.shape[2], parameters)
+    height, width = target_size(*source, parameters)
     if limit and height * width > limit * 1e6:
         size = math.ceil(height * width / 1e4) / 100
         raise SizeLimitError(

@@ -12,6 +12,9 @@ from .files import read_header
 from .parts import Part
 from .sources import ModelType, open_base
 
+PUBLISHED_VALUES: dict[ModelType, int] = {"SD_1_5": 859_520_964, "SDXL": 2_567_463_684}
+"""Numbers in the UNets of stable-diffusion-v1-5 and stable-diffusion-xl-base-1.0."""
+
 
 @dataclass(frozen=True)
 class Outline:
@@ -40,6 +43,14 @@ def read_outline(base: Path) -> Outline:
         unet_values=sum(tensor.numel() for tensor in tensors.values()),
         controlnet=source.controlnet,
     )
+
+
+def known_outline(model_type: ModelType) -> Outline:
+    """Of a family as it was published, for where no file is at hand."""
+    family = "sdxl" if model_type == "SDXL" else "sd15"
+    unet, vae = load_config(family, "unet"), load_config(family, "vae")
+    shape = ModelShape.of_configs(model_type, unet, vae)
+    return Outline(model_type, shape, PUBLISHED_VALUES[model_type], None)
 
 
 def count_values(network: Path) -> int:
