@@ -147,26 +147,34 @@ def padded_length(length: int, largest: int, multiple: int) -> int:
 
 
 def plan_grid(
-    height: int, width: int, *, smallest: int, largest: int, overlap: int, multiple: int = 8
+    height: int,
+    width: int,
+    *,
+    smallest: int,
+    largest: int,
+    overlap: int,
+    multiple: int = 8,
+    growth: float = FLOPS_GROWTH,
 ) -> Grid:
     """Cover a canvas of `height` x `width` latents, padded by `padded_length`, at the least cost.
 
     Each axis takes the tile side between `smallest` and `largest`, in steps of `multiple`, whose tiles
-    need the fewest operations; all tiles of the canvas have one shape.
+    need the fewest operations; all tiles of the canvas have one shape. `growth` is how much dearer larger
+    tiles are by that count, as `FLOPS_GROWTH`; with 0 the least area wins, and so few and large tiles.
     Raises `ValueError` for an overlap of more than half the largest tile.
     """
     if overlap > largest // 2:
         raise ValueError(f"an overlap of {overlap} latents needs tiles of {2 * overlap}, not {largest}")
     smallest = max(smallest, math.ceil(2 * overlap / multiple) * multiple)
-    return Grid(*(_plan_axis(side, smallest, largest, overlap, multiple) for side in (height, width)))
+    return Grid(*(_plan_axis(side, smallest, largest, overlap, multiple, growth) for side in (height, width)))
 
 
-def _plan_axis(length: int, smallest: int, largest: int, overlap: int, multiple: int) -> Axis:
+def _plan_axis(length: int, smallest: int, largest: int, overlap: int, multiple: int, growth: float) -> Axis:
     if length <= largest:
         return Axis(length, length, 1, overlap)
 
     def cost(tile: int) -> float:
-        return _count(length, tile, overlap) * tile * (1 + FLOPS_GROWTH * (tile - 64))
+        return _count(length, tile, overlap) * tile * (1 + growth * (tile - 64))
 
     tile = min(range(smallest, largest + 1, multiple), key=cost)
     return Axis(length, tile, _count(length, tile, overlap), overlap)

@@ -22,9 +22,13 @@ KEY = "creative_upscaler_tiling"
 MULTIPLE = 8
 """Sides of tiles, in latents, are multiples of this: what the deepest networks divide by."""
 
-STABLE_DIFFUSION_TILES, OTHER_TILES = (512, 768), (768, 1024)
-"""Sides of the smallest and the largest tile, in pixels, that models draw well: those of the resolution of
-Stable Diffusion 1 and 2, trained at 512, and all others, trained at 1024 and on many aspects around it."""
+STABLE_DIFFUSION_TILES, OTHER_TILES = (512, 1088), (768, 1152)
+"""Sides of the smallest and the largest tile, in pixels: of Stable Diffusion 1 and 2, trained at 512 and 768,
+which follow a picture that is there at twice that, and of all others, trained at 1024 and on many aspects
+around it. Two of the largest cover 2048 pixels with room to overlap."""
+
+LARGE_FACTOR = 32
+"""Pixels per latent of models that were trained at twice the resolution of `OTHER_TILES`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +49,25 @@ class TileOptions:
             side = max(round(self.tile_size / factor / MULTIPLE), 1) * MULTIPLE
             return side, side
         smallest, largest = STABLE_DIFFUSION_TILES if _is_small(model) else OTHER_TILES
-        return tuple(max(side // factor // MULTIPLE, 1) * MULTIPLE for side in (smallest, largest))
+        scale = 2 if factor >= LARGE_FACTOR else 1
+        smallest, largest = (scale * side // factor // MULTIPLE * MULTIPLE for side in (smallest, largest))
+        return max(smallest, MULTIPLE), max(largest, MULTIPLE)
 
     def plan(self, height: int, width: int, model: Any, factor: int) -> Grid:
-        """The tiles of a canvas of `height` x `width` latents."""
+        """The tiles of a canvas of `height` x `width` latents: as few as cover it.
+
+        That is the least area, at which larger tiles are also better used by a GPU, and see more.
+        """
         smallest, largest = self.side_range(model, factor)
         overlap = min(math.ceil(self.tile_overlap / factor), largest // 2)
         return plan_grid(
-            height, width, smallest=smallest, largest=largest, overlap=overlap, multiple=MULTIPLE
+            height,
+            width,
+            smallest=smallest,
+            largest=largest,
+            overlap=overlap,
+            multiple=MULTIPLE,
+            growth=0.0,
         )
 
 
