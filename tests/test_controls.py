@@ -122,14 +122,14 @@ def seam_ratio(image, control, starts_by_axis, tile):
     return ratios[0] / ratios[1]
 
 
-@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
+@pytest.mark.parametrize("name", ["chelsea", "coffee"])
 def test_tiles_leave_no_seams_and_no_tint(sd15, name):
     image = photograph(name)[:, :, :256, :384]
     values = {
         "seed": 1,
         "scale": 2.0,
         "creativity": 0.5,
-        "num_inference_steps": 12,
+        "num_inference_steps": 8,
         "color_fix": "none",
         "detail": 0.0,
         "shape_preservation": 0.5,
