@@ -79,7 +79,9 @@ class RemoteCollect(io.ComfyNode):
                 io.Image.Output(
                     "upscaled", display_name="images", tooltip="One for each request.", is_output_list=True
                 ),
-                io.Int.Output("used_seeds", display_name="seeds", is_output_list=True),
+                io.Int.Output(
+                    "used_seeds", display_name="seeds", tooltip="Their seeds.", is_output_list=True
+                ),
                 io.String.Output("collected_ids", display_name="request ids", tooltip="One per line."),
             ],
         )

@@ -55,8 +55,8 @@ class CaptionSettings(Settings):
     )
     template: str = declare(
         "{caption}",
-        "The prompt to make of the caption, which is put in place of {caption}. Prompt weights work outside "
-        "of it.",
+        "The prompt to make of the caption, which takes the place of the word caption in braces. Prompt "
+        "weights work outside of it.",
         multiline=True,
     )
     strip_words: str = declare(

@@ -120,7 +120,7 @@ class CcsrSettings(Settings):
     )
     tile_size: int = declare(
         512,
-        "Side of the tiles, a multiple of 64. The networks were trained at 512.",
+        "Side of the tiles in pixels, a multiple of 64. The networks were trained at 512.",
         minimum=64,
         maximum=4096,
         step=64,
@@ -129,7 +129,8 @@ class CcsrSettings(Settings):
     )
     tile_stride: int = declare(
         256,
-        "From one tile to the next, a multiple of 8. Half a tile is the official programs'; more is faster.",
+        "From one tile to the next in pixels, a multiple of 8. Half a tile is the official programs'; more is "
+        "faster.",
         minimum=8,
         maximum=4096,
         step=8,

@@ -57,7 +57,7 @@ class RemoteOptions(Settings):
     )
     queue_timeout: float = declare(
         1800.0,
-        "Longest wait for a request to start; then it is cancelled.",
+        "Longest wait for a request to start, in seconds; then it is cancelled.",
         minimum=1,
         maximum=86400,
         step=1,
@@ -66,7 +66,7 @@ class RemoteOptions(Settings):
     )
     run_timeout: float = declare(
         900.0,
-        "Longest run of a request; then it is cancelled.",
+        "Longest run of a request, in seconds; then it is cancelled.",
         minimum=1,
         maximum=86400,
         step=1,
@@ -75,7 +75,7 @@ class RemoteOptions(Settings):
     )
     transfer_timeout: float = declare(
         300.0,
-        "Longest upload and longest download of a picture.",
+        "Longest upload and longest download of a picture, in seconds.",
         minimum=1,
         maximum=86400,
         step=1,
@@ -98,7 +98,7 @@ class RemoteOptions(Settings):
     )
     keep_hours: int = declare(
         24,
-        "How long fal keeps the uploaded picture and the result at their public addresses; 0 is the "
+        "How many hours fal keeps the uploaded picture and the result at their public addresses; 0 is the "
         "account's setting.",
         minimum=0,
         maximum=8760,
