@@ -121,6 +121,26 @@ CAPTION_STAGES = """CCSR restores and enlarges the picture before it is redrawn.
 
 **prompt** is empty, so the captioner writes it; the node shows what it wrote."""
 
+HOST_FILES = f"""- **{CHECKPOINT}** in **models/checkpoints**
+- **{CONTROLNET}** in **models/controlnet**
+
+Or others of the same family, with ComfyUI's own loaders."""
+HOST_PROMPT = "high quality, highly detailed, high resolution, sharp"
+HOST_NEGATIVE = "blurry, low resolution, ugly, pixelated, compression artifacts, grainy"
+HOST_NOTE = """Say in the first prompt what the picture shows.
+
+**model** takes any model that ComfyUI draws pictures with, LoRAs and patches included; **vae** and prompts \
+are that model's own. **control_net** is for **shape_preservation**, which has no \
+effect without one.
+
+For flow models take **euler** and **simple**."""
+
+
+def host_upscale() -> Box:
+    links = {"image": (1, 0), "model": (2, 0), "positive": (5, 0), "negative": (6, 0), "vae": (2, 2)}
+    return Box("CreativeUpscaler_UpscaleHostModel", 440, 0, {"seed": 1}, {**links, "control_net": (7, 0)})
+
+
 EXAMPLES: dict[str, list[Column]] = {
     "creative_upscale": plain("creative_upscale", CHECKPOINT, CONTROLNET),
     "creative_upscale_sdxl": plain("creative_upscale_sdxl", SDXL_CHECKPOINT, SDXL_CONTROLNET),
@@ -182,6 +202,29 @@ EXAMPLES: dict[str, list[Column]] = {
                 9: note(COSTS, FAL_NOTE, 220, 420),
             },
         ),
+    ],
+    "creative_upscale_comfyui_model": [
+        Column(
+            "Picture and models",
+            {
+                1: picture(),
+                2: Box("CheckpointLoaderSimple", 400, 0, {"ckpt_name": CHECKPOINT}),
+                7: Box("ControlNetLoader", 400, 0, {"control_net_name": CONTROLNET}),
+                8: note(FILES, HOST_FILES, 180),
+            },
+        ),
+        Column(
+            "Prompts",
+            {
+                5: Box("CLIPTextEncode", 400, 140, {"text": HOST_PROMPT}, {"clip": (2, 1)}, "What it shows"),
+                6: Box(
+                    "CLIPTextEncode", 400, 140, {"text": HOST_NEGATIVE}, {"clip": (2, 1)}, "What it must not"
+                ),
+                9: note(BEGIN, HOST_NOTE, 260),
+            },
+        ),
+        Column("Creative upscale", {3: host_upscale()}),
+        Column("Result", {4: save((3, 0), "creative_upscale_comfyui_model")}),
     ],
     "ccsr_then_creative_upscale": [
         Column(

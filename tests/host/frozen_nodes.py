@@ -88,14 +88,27 @@ def read_record() -> dict[str, Node]:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("models", "host"):
-            (Path(folder) / name).mkdir()
-        with running(find_hosts()[0], Path(folder) / "host", Path(folder) / "models") as server:
-            now = describe(server.client.get("/object_info"))
+    now: dict[str, Node] = {}
+    for host in find_hosts():
+        here = _ask(host)
+        now = now or here
+        # Samplers and schedulers are ComfyUI's, and older ones have fewer.
+        for name, node in now.items():
+            for key, record in node["inputs"].items():
+                if "choices" in record:
+                    others = here[name]["inputs"][key].get("choices", ())
+                    record["choices"] = [choice for choice in record["choices"] if choice in others]
     if RECORD.exists() and (problems := broken(read_record(), now)):
         sys.exit("\n".join(["saved workflows would break:", *problems]))
     RECORD.write_text(_lines(now) + "\n", encoding="utf-8")
+
+
+def _ask(host: Path) -> dict[str, Node]:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("models", "host"):
+            (Path(folder) / name).mkdir()
+        with running(host, Path(folder) / "host", Path(folder) / "models") as server:
+            return describe(server.client.get("/object_info"))
 
 
 def _lines(content: Any, depth: int = 0) -> str:

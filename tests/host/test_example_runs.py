@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from comfy_client import Run
 from comfy_server import Server
+from host_checkpoint import write_host_models
 from PIL import Image
 from test_remote_nodes import change_key, private
 from workflows import Workflow, changed, read_example
@@ -43,7 +44,7 @@ def quickly(name: str) -> Workflow:
     """The example with few steps and small tiles."""
     workflow = read_example(name)
     for number, node in workflow.items():
-        if node["class_type"] == "CreativeUpscaler_Upscale":
+        if node["class_type"] in ("CreativeUpscaler_Upscale", "CreativeUpscaler_UpscaleHostModel"):
             workflow = changed(workflow, number, num_inference_steps=4)
         if node["class_type"] == "CreativeUpscaler_CCSRUpscale":
             workflow = changed(workflow, number, tile_size=64, tile_stride=64, preset="v1 fast")
@@ -69,11 +70,28 @@ def results(server: Server, run: Run, node: str) -> list[Image.Image]:
 
 @pytest.mark.parametrize(
     ("name", "times"),
-    [("creative_upscale", 2), ("creative_upscale_sdxl", 2), ("ccsr_then_creative_upscale", 4)],
+    [
+        ("creative_upscale", 2),
+        ("creative_upscale_sdxl", 2),
+        ("ccsr_then_creative_upscale", 4),
+    ],
 )
 def test_a_local_example_enlarges_its_picture(server: Server, name: str, times: int) -> None:
     run = server.client.run(quickly(name))
     assert [picture.size for picture in results(server, run, "4")] == [(times * SIZE[0], times * SIZE[1])]
+
+
+def test_models_of_comfyuis_own_loaders_redraw_too(server: Server) -> None:
+    checkpoint = server.models("checkpoints") / "host_sd15.safetensors"
+    controlnet = server.models("controlnet") / "host_sd15_tile.safetensors"
+    write_host_models(checkpoint, controlnet)
+    try:
+        workflow = changed(quickly("creative_upscale_comfyui_model"), "2", ckpt_name=checkpoint.name)
+        run = server.client.run(changed(workflow, "7", control_net_name=controlnet.name))
+        assert [picture.size for picture in results(server, run, "4")] == [(2 * SIZE[0], 2 * SIZE[1])]
+    finally:
+        for file in (checkpoint, controlnet):
+            file.unlink()
 
 
 def test_the_captioner_writes_the_prompt_and_ccsr_restores_first(server: Server, captioner: None) -> None:

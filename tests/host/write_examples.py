@@ -33,6 +33,8 @@ SETTINGS = {
     "Comfy.Minimap.Visible": False,
     "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
 }
+IN_README = "creative_upscale"
+"""The example whose graph the README shows."""
 THUMBNAIL = (640, 400)
 BACKGROUND = (32, 32, 32)
 
@@ -122,10 +124,13 @@ def write(page: Page, name: str, columns: list[Column]) -> None:
     page.evaluate(BUILD % json.dumps([layout, GAP, GROUP_TITLE, NODE_TITLE]))
     page.wait_for("window.app.graph.nodes.every((node) => !node.imgs || node.imgs[0].complete)")
     frame = page.evaluate(FIT)
-    graph, sent = page.evaluate(SAVED)
-    save_json(FOLDER / f"{name}.json", tidy(graph, name))
+    saved, sent = page.evaluate(SAVED)
+    save_json(FOLDER / f"{name}.json", tidy(saved, name))
     save_json(FOLDER / "api" / f"{name}.json", sent)
-    save_thumbnail(FOLDER / f"{name}.jpg", screenshot(page), frame)
+    graph = cut_out(screenshot(page), frame)
+    save_thumbnail(FOLDER / f"{name}.jpg", graph)
+    if name == IN_README:
+        graph.save(ROOT / "assets" / "graph.jpg", quality=82, optimize=True)
 
 
 def tidy(graph: dict[str, Any], name: str) -> dict[str, Any]:
@@ -153,10 +158,15 @@ def screenshot(page: Page) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(taken))).convert("RGB")
 
 
-def save_thumbnail(path: Path, picture: Image.Image, frame: list[float]) -> None:
-    """The graph alone, on a card of one shape for all."""
+def cut_out(picture: Image.Image, frame: list[float]) -> Image.Image:
+    """The graph alone."""
     left, top, width, height = (round(value) for value in frame)
-    graph = picture.crop((left - 6, top - 6, left + width + 6, top + height + 6))
+    return picture.crop((left - 6, top - 6, left + width + 6, top + height + 6))
+
+
+def save_thumbnail(path: Path, graph: Image.Image) -> None:
+    """On a card of one shape for all."""
+    graph = graph.copy()
     graph.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
     card = Image.new("RGB", THUMBNAIL, BACKGROUND)
     card.paste(graph, tuple((a - b) // 2 for a, b in zip(THUMBNAIL, graph.size, strict=True)))
