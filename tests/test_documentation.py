@@ -17,12 +17,6 @@ def test_the_readmes_table_of_settings_is_the_commands_output():
     assert table.strip() == parameter_table()
 
 
-def test_files_that_the_readme_links_to_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for link in (part.split(")")[0] for part in text.split("](")[1:]):
-        assert (ROOT / link).is_file(), link
-
-
 def test_the_help_page_names_every_setting_of_the_node():
     page = (ROOT / "web/docs/CreativeUpscaler_Upscale/en.md").read_text(encoding="utf-8")
     left_out = {"model_type"}
