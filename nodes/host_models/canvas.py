@@ -15,8 +15,10 @@ from ...pipelines.batching import fitting_batch
 from ...pipelines.runtime import Runtime
 from ...pipelines.tiled_diffusion import Plan, TiledDenoiser
 from ...pipelines.tiling import Arrangement, Job
+from .batches import TileBatches
 from .conditioning import CanvasEntry, unknown_keys
 from .controls import CanvasControls
+from .model_patches import CanvasPatches
 
 MOST_ENTRIES = 64
 """Entries of conditionings kept prepared; those of a step are few, unless something makes new ones."""
@@ -52,6 +54,9 @@ class Canvas:
         self.runtime = runtime
         self.sigmas = sigmas
         self.shape: torch.Size | None = None
+        self.apart = False
+        """Whether memory has run out on one tile, so that its conditionings are evaluated one by one."""
+        self.patches: CanvasPatches | None = None
         self.evaluations = self.calls = 0
         self._grid = grid
         self._tiled: TiledDenoiser | None = None
@@ -81,14 +86,16 @@ class Canvas:
             self.evaluations, self.calls = self.evaluations + len(x), self.calls + 1
             return execute(self.model, conds, x, sigma, options)
         self._warn(conds)
+        if self.patches is None:
+            self.patches = CanvasPatches(options, x)
         present = [index for index, entries in enumerate(conds) if entries is not None]
-        batches = _Batches(self, execute, [conds[i] for i in present], present, x, sigma, options)
+        batches = TileBatches(self, execute, conds, x, sigma, options)
         if self._tiled is None:
             self._tiled = TiledDenoiser(
                 denoiser=batches,
                 grid=self._grid,
                 steps=max(len(self.sigmas) - 1, 1) if self.sigmas is not None else 1,
-                batch=self.batch or self._fitting_batch(conds, x),
+                batch=1 if self.patches.found else self.batch or self._fitting_batch(conds, x),
                 runtime=Runtime(self.runtime.memory, self._report),
             )
         self._tiled.denoiser = batches
@@ -112,6 +119,13 @@ class Canvas:
     def control(self, control: Any, jobs: Sequence[Job], x: Tensor, sigma: Tensor) -> Any:
         """A control for a batch of tiles."""
         return self._controls.for_tiles(control, jobs, x, sigma)
+
+    def patched(self, options: dict[str, Any], jobs: Sequence[Job]) -> dict[str, Any]:
+        """ComfyUI's options with what is patched into the model for a batch of tiles."""
+        if self.patches is None or not self.patches.found:
+            return options
+        (job,) = jobs
+        return self.patches.for_tile(options, job)
 
     def _fitting_batch(self, conds: Sequence[Any], x: Tensor) -> int:
         """Tiles that fit into the memory that ComfyUI says is free, by its own estimate for this model."""
@@ -148,59 +162,3 @@ class Canvas:
                 "that it refers to are then those of each tile.",
                 ", ".join(unknown),
             )
-
-
-@dataclass(frozen=True)
-class _Batches:
-    """A `Denoiser` of tiles by ComfyUI's evaluation; estimates by conditioning are stacked as channels."""
-
-    canvas: Canvas
-    execute: Any
-    conds: list[Any]
-    kinds: list[int]
-    x: Tensor
-    sigma: Tensor
-    options: dict[str, Any]
-
-    def denoise(self, x: Tensor, sigma: float, jobs: Sequence[Job], progress: float) -> Tensor:
-        """`[N,C,...,h,w]` of tiles to `[N,K*C,...,h,w]` for K conditionings."""
-        entries = [[self.canvas.entry(entry, self.x, self.sigma) for entry in group] for group in self.conds]
-        alike = defaultdict(list)
-        for row, job in enumerate(jobs):
-            counting = tuple(tuple(e.counts_in(job) for e in group) for group in entries)
-            alike[counting].append(row)
-        result: Tensor | None = None
-        for counting, rows in alike.items():
-            groups = [
-                [entry for entry, counts in zip(group, flags, strict=True) if counts]
-                for group, flags in zip(entries, counting, strict=True)
-            ]
-            estimates = torch.cat(self._denoise_alike(x[rows], [jobs[row] for row in rows], groups), dim=1)
-            if len(rows) == len(jobs):
-                return estimates
-            if result is None:
-                result = estimates.new_empty(len(jobs), *estimates.shape[1:])
-            result[rows] = estimates
-        assert result is not None
-        return result
-
-    def _denoise_alike(
-        self, x: Tensor, jobs: Sequence[Job], groups: Sequence[Sequence[CanvasEntry]]
-    ) -> list[Tensor]:
-        """Tiles in which the same entries count."""
-        controls: dict[int, Any] = {}
-        conds = []
-        for kind, group in zip(self.kinds, groups, strict=True):
-            tiled = []
-            for entry in group:
-                given = entry.for_tiles(jobs, self.canvas.model, x.device, "negative" if kind else "positive")
-                if entry.control is not None:
-                    # Conditionings are evaluated together only if they share one control.
-                    key = id(entry.control)
-                    if key not in controls:
-                        controls[key] = self.canvas.control(entry.control, jobs, self.x, self.sigma)
-                    given["control"] = controls[key]
-                tiled.append(given)
-            conds.append(tiled)
-        self.canvas.calls += 1
-        return self.execute(self.canvas.model, conds, x, self.sigma[:1].expand(len(x)), self.options)
