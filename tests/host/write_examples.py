@@ -35,7 +35,7 @@ SETTINGS = {
 }
 IN_README = "creative_upscale"
 """The example whose graph the README shows."""
-THUMBNAIL = (640, 400)
+THUMBNAIL = (640, 600)
 BACKGROUND = (32, 32, 32)
 
 BUILD = """(async ([columns, gap, groupTitle, nodeTitle]) => {
