@@ -30,8 +30,9 @@ def describe_plan(asked: Mapping[str, Any]) -> dict[str, Any]:
     `models`, the widgets of the loader or None; `source`, width and height of the picture, or None; and
     `pictures`, how many there are. Other entries are ignored.
 
-    Answers `warnings` and `notes`, texts; and `plan`, None where a number is missing or the settings are
-    refused: sizes as [width, height], `passes`, `evaluations` of all pictures, and `memory`.
+    Answers `warnings` and `notes`, texts; `refused`, whether a run would end with the last warning; and
+    `plan`, None then or where a number is missing: sizes as [width, height], `passes`, `evaluations` of all
+    pictures, and `memory`.
     Raises `ParameterError` and `ValueError` for what no page of ours sends.
     """
     source, pictures = _source(asked.get("source")), _count(asked.get("pictures", 1))
@@ -41,7 +42,7 @@ def describe_plan(asked: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(known & {str(name) for name in asked.get("unknown", [])})
     for name in unknown:
         settings.pop(name, None)
-    answer: dict[str, Any] = {"plan": None, "warnings": warnings, "notes": notes}
+    answer: dict[str, Any] = {"plan": None, "refused": False, "warnings": warnings, "notes": notes}
     try:
         parameters, said = fit_settings(settings, outline.model_type, limits)
         for text in said:
@@ -63,6 +64,7 @@ def describe_plan(asked: Mapping[str, Any]) -> dict[str, Any]:
             answer["plan"] = _numbers(source, plan, pictures, memory)
     except (ParameterError, SizeLimitError) as refusal:
         warnings.append(str(refusal))
+        answer["refused"] = True
     return answer
 
 

@@ -47,7 +47,7 @@ export class NodePanel {
     const remarks = make('ul', 'cu-remarks')
     for (const text of warnings) remarks.append(make('li', 'cu-warning', {}, text))
     for (const text of notes) remarks.append(make('li', '', {}, text))
-    const quiet = answer.plan || warnings.length ? '' : ' cu-quiet'
+    const quiet = answer.plan || answer.refused ? '' : ' cu-quiet'
     this.plan.replaceChildren(make('div', `cu-headline${quiet}`, {}, headline), list, remarks)
     this.brief.textContent = brief
     this.mark.hidden = warnings.length === 0

@@ -22,10 +22,10 @@ export function bytesText(bytes) {
  * `brief`, one line. `missing` says what stands in for a plan that the server could not make.
  */
 export function describe(answer, missing = '') {
-  const { plan, warnings, notes } = answer
+  const { plan, refused, warnings, notes } = answer
   if (!plan) {
-    const headline = warnings.length ? 'Cannot run like this' : missing
-    return { headline, rows: [], warnings, notes, brief: warnings.length ? 'see Plan' : '' }
+    const headline = refused ? 'Cannot run like this' : missing
+    return { headline, rows: [], warnings, notes, brief: refused ? 'cannot run like this' : '' }
   }
   const rows = [['Source', pictureText(plan)], ...passRows(plan)]
   rows.push(['Work', workText(plan)])

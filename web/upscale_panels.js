@@ -99,6 +99,11 @@ function watch() {
   }
 }
 
+/** Widgets that come after ours, such as the text of a run, are saved where they would be without it. */
+function leaveNoGap(values, index) {
+  if (values && index >= 0 && index < values.length) values.splice(index, 1)
+}
+
 function addPanel(node) {
   const isPlanned = PLANNED.includes(node.comfyClass)
   const panel = new NodePanel(addressOf, isPlanned)
@@ -114,7 +119,11 @@ function addPanel(node) {
   if (isPlanned) panel.showPlan({ plan: null, warnings: [], notes: [] }, CONNECT)
   panels.set(node, state)
 
-  const { onExecuted, onRemoved } = node
+  const { onExecuted, onRemoved, onSerialize } = node
+  node.onSerialize = function (saved) {
+    onSerialize?.apply(this, arguments)
+    leaveNoGap(saved.widgets_values, node.widgets.indexOf(widget))
+  }
   node.onExecuted = function (output) {
     onExecuted?.apply(this, arguments)
     if (output?.[OUTPUT]) showOutput(node, state, output[OUTPUT])

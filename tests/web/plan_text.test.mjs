@@ -41,10 +41,10 @@ test('without a redraw there is no work to speak of', () => {
 })
 
 test('what is missing, or refused, is said in place of a plan', () => {
-  const none = { plan: null, warnings: [], notes: ['a note'] }
+  const none = { plan: null, refused: false, warnings: ['creativity .7'], notes: ['a note'] }
   assert.equal(describe(none, 'Connect a picture').headline, 'Connect a picture')
   assert.deepEqual(describe(none).notes, ['a note'])
-  const refused = { plan: null, warnings: ['the result would be too large'], notes: [] }
+  const refused = { plan: null, refused: true, warnings: ['the result would be too large'], notes: [] }
   assert.equal(describe(refused, 'Connect a picture').headline, 'Cannot run like this')
 })
 
