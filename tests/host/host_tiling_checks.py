@@ -153,6 +153,40 @@ class TilingChecks:
             )
         return found
 
+    def seams(self) -> dict[str, dict[str, float]]:
+        """How visible borders are of a model that paints smoothly, with a tint that differs by tile."""
+        found = {}
+        for name in ("sd15", "flux"):
+            models = self.families[name]
+            smooth = models.model.clone()
+            smooth.set_model_unet_function_wrapper(paint_smoothly)
+            given = {"latents": models.latents(48, 64), "steps": 3, "cfg": 1.0}
+            whole = sample(models, smooth, **given)
+            hard = self.tile(smooth, tile_size=128, tile_overlap=0, moving_borders=False)
+            tiled, hard = (sample(models, m, **given) for m in (self.tile(smooth, **SMALL), hard))
+            found[name] = {
+                "tiled": steepest_line(tiled, whole),
+                "side by side": steepest_line(hard, whole),
+                "difference": distance(tiled, whole),
+            }
+        return found
+
+
+def paint_smoothly(apply_model: Any, arguments: dict[str, Any]) -> Tensor:
+    """A clean estimate without the noise of random weights, and the more of its mean."""
+    clean = apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
+    padded = nn.functional.pad(clean, (4, 4, 4, 4), mode="reflect")
+    return nn.functional.avg_pool2d(padded, 9, stride=1) + 2 * clean.mean((-2, -1), keepdim=True)
+
+
+def steepest_line(latents: Tensor, control: Tensor) -> float:
+    """Largest ratio of the mean gradients of both across a line, over the median of these ratios."""
+    worst = []
+    for dim in (-2, -1):
+        mine, theirs = (x.diff(dim=dim).abs().mean((0, 1, -3 - dim)) for x in (latents, control))
+        worst.append(float((mine / theirs).max() / (mine / theirs).median()))
+    return max(worst)
+
 
 @contextmanager
 def scarce_memory(network: nn.Module, room: int) -> Iterator[list[int]]:

@@ -115,3 +115,57 @@ def test_out_of_memory_is_tried_again_with_the_same_result(found: Findings) -> N
 
 def test_pictures_in_a_batch_of_latents_are_sampled_alone(found: Findings) -> None:
     assert max(found["pictures"].values()) < EXACT
+
+
+def test_the_upscale_of_one_tile_is_the_host_s_own_nodes_for_every_sampler(found: Findings) -> None:
+    distances = found["like_the_host_for_every_sampler"]
+    assert len(distances) >= 18
+    assert {name: d for name, d in distances.items() if d > EXACT} == {}
+
+
+def test_the_upscale_of_one_tile_is_the_host_s_own_nodes_in_every_family(found: Findings) -> None:
+    distances = found["like_the_host_for_every_family"]
+    assert set(distances) == set(found["families"])
+    assert {name: d for name, d in distances.items() if d > EXACT} == {}
+
+
+def test_creativity_is_the_same_noise_for_every_schedule_and_kind_of_model(found: Findings) -> None:
+    levels = found["first_levels"]
+    published = dict(zip(("0.2", "0.5", "0.9"), levels.pop("published")["sigma"], strict=True))
+    for name, level in levels.items():
+        family, creativity = name.split()
+        sigma = published[creativity]
+        expected = sigma if family in ("sd15", "sdxl") else sigma / (1 + sigma)
+        assert level["first"] == pytest.approx([expected] * len(level["first"]), rel=1e-3), name
+        assert level["cut"] == pytest.approx(level["first"], rel=1e-6), name
+        assert set(level["last"]) == {0.0} and all(level["falls"]), name
+        assert set(level["steps"]) == {int(10 * float(creativity))}, name
+    assert set(found["network_begins_at"].values()) == {400.0}
+
+
+def test_every_family_makes_a_picture_of_the_asked_size_in_tiles(found: Findings) -> None:
+    for name, run in found["in_tiles"].items():
+        assert run["size"] == [1, 3, 105, 197], name
+        assert run["finite"] and run["spread"] > 0.05, name
+        assert run["shapes"] == [[16, 16]], name
+
+
+def test_a_picture_does_not_depend_on_others_in_its_batch(found: Findings) -> None:
+    assert max(found["upscaled_pictures"].values()) < EXACT
+
+
+def test_settings_cost_and_change_what_they_say(found: Findings) -> None:
+    settings = found["settings_of_an_upscale"]
+    assert settings["calls of the ControlNet at shape 0"] == 0
+    assert settings["samples with guidance"] == 2 * settings["samples at guidance 1"]
+    assert settings["samples at guidance 1"] == settings["evaluations"]
+    assert settings["repeated"] == 0
+    assert settings["batch"] < EXACT
+    assert settings["detail"] > 1e-3 and settings["shape"] > 1e-2
+    assert settings["model is unpatched"]
+
+
+def test_moving_borders_leave_no_seams(found: Findings) -> None:
+    for name, seams in found["seams"].items():
+        assert seams["difference"] > 0.05, f"{name} was not tiled"
+        assert seams["tiled"] < seams["side by side"] / 10, name
