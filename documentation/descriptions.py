@@ -1,4 +1,4 @@
-"""What a running ComfyUI tells about the pack's nodes, settings and texts: the English of everything else here.
+"""What a running ComfyUI tells about the pack's nodes, settings and texts: all the English used here.
 
 Help pages (`pages`) and locale files (`locales`) are made from it, so that the nodes' declarations stay the
 only place where a sentence is written.
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PREFIX = "CreativeUpscaler_"
+WIDGETS = ("INT", "FLOAT", "BOOLEAN", "STRING", "COMBO")
 Tree = dict[str, Any]
 
 
@@ -23,13 +24,14 @@ class Input:
     """ComfyUI's type: INT, FLOAT, BOOLEAN, STRING, COMBO, or that of a socket."""
     help: str
     optional: bool
+    """A socket that may be left alone."""
     advanced: bool
     options: Mapping[str, Any]
     """default, min, max, options and so on, as ComfyUI has them."""
 
     @property
     def is_widget(self) -> bool:
-        return self.kind in ("INT", "FLOAT", "BOOLEAN", "STRING", "COMBO")
+        return self.kind in WIDGETS
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,7 @@ def _read_node(name: str, entry: Mapping[str, Any]) -> Node:
                     name=key,
                     kind=kind,
                     help=options.get("tooltip", ""),
-                    optional=section == "optional"
-                    and kind not in ("INT", "FLOAT", "BOOLEAN", "STRING", "COMBO"),
+                    optional=section == "optional" and kind not in WIDGETS,
                     advanced=bool(options.get("advanced")),
                     options=options,
                 )

@@ -1,8 +1,8 @@
 """The files in `locales/`, which ComfyUI merges and serves as `/i18n`.
 
-English is what the nodes declare (`descriptions`). Every other language is that tree with its strings replaced
-through one table, `translations/<language>.json`, from each English string to its translation: what many nodes
-share is translated once, and a sentence that changes in English is missed by name.
+English is what the nodes declare (`descriptions`). Every other language is that tree with its strings
+replaced through one table, `translations/<language>.json`, from each English string to its translation: what
+many nodes share is translated once, and a sentence that changes in English is missed by name.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def write_locale(language: str, trees: Mapping[str, Tree]) -> None:
 def translate(english: Mapping[str, Tree], table: Table) -> dict[str, Tree]:
     """The files of a language. Raises `KeyError` for a string that the table lacks.
 
-    A node's input also gets the name it has in the API, in messages and in the documentation, at the end of its
-    help.
+    A node's input also gets the name it has in the API, in messages and in the documentation, at the end of
+    its help.
     """
     trees = {name: _map(tree, table.__getitem__) for name, tree in english.items()}
     for node in trees["nodeDefs.json"].values():

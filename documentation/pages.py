@@ -1,4 +1,6 @@
-"""The generated parts of help pages: tables of a node's inputs and outputs, and pages in other languages.
+"""The generated parts of help pages: lists of a node's inputs and outputs, and pages in other languages.
+
+Lists and not tables, for ComfyUI shows help in a panel that is 300 pixels wide.
 
 A page `web/docs/<node>/en.md` is written by hand but for what is between its markers. ComfyUI looks for
 `<node>/<language>.md` and then for `<node>.md`, never for the English page, so that both are written as well.
@@ -20,21 +22,16 @@ END = "<!-- end of inputs and outputs -->\n"
 
 WORDS = (
     "Inputs",
+    "In parentheses: the default; what is allowed.",
     "Rarely needed",
     "Outputs",
-    "Input",
-    "Output",
-    "What it does",
-    "What it is",
-    "Default",
-    "Allowed",
     "on",
     "off",
     "optional",
     "empty",
     "More, in English",
 )
-"""What the tables say beside the nodes' own texts; every language has translations of these."""
+"""What the lists say beside the nodes' own texts; every language has translations of these."""
 
 LONGEST_DEFAULT = 60
 MAX_SEED = 2**64 - 1
@@ -54,25 +51,26 @@ def same(text: str) -> str:
 
 
 def reference(node: Node, declared: Declared, say: Say = same) -> str:
-    """The tables of a node, in the words of `say`."""
+    """The lists of a node, in the words of `say`."""
     parts = list[str]()
     for title, inputs in (("Inputs", node.usual), ("Rarely needed", node.rare)):
         if inputs:
-            head = [say(word) for word in ("Input", "What it does", "Default", "Allowed")]
-            rows = [_input_cells(one, declared.get((one.name, one.help)), say) for one in inputs]
-            parts += [f"## {say(title)}", _table(head, rows)]
+            lines = [_line(one, declared.get((one.name, one.help)), say) for one in inputs]
+            parts += [f"## {say(title)}", "\n".join(lines)]
+    if any(one.is_widget for one in node.inputs):
+        parts.insert(1, say("In parentheses: the default; what is allowed."))
     if node.outputs:
-        rows = [[_name(one.name, say), say(one.help) if one.help else ""] for one in node.outputs]
-        parts += [f"## {say('Outputs')}", _table([say("Output"), say("What it is")], rows)]
+        lines = [f"- **{_name(one.name, say)}**{_told(one.help, say)}" for one in node.outputs]
+        parts += [f"## {say('Outputs')}", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
 
-def spliced(page: str, tables: str) -> str:
-    """An English page with its tables replaced. Raises `ValueError` for one without markers."""
+def spliced(page: str, lists: str) -> str:
+    """An English page with its lists replaced. Raises `ValueError` for one without markers."""
     if page.count(BEGIN) != 1 or page.count(END) != 1:
         raise ValueError(f"the page has to hold {BEGIN!r} and {END!r}, each once")
     before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{tables}\n{END}{rest.partition(END)[2]}"
+    return f"{before}{BEGIN}\n{lists}\n{END}{rest.partition(END)[2]}"
 
 
 def prose(page: str) -> str:
@@ -82,17 +80,12 @@ def prose(page: str) -> str:
 
 
 def translated_page(node: Node, declared: Declared, say: Say, english: str) -> str:
-    """The page of another language: its own title, summary and tables, and the English text below."""
-    tables = reference(node, declared, say)
+    """The page of another language: its own title, summary and lists, and the English text below."""
+    lists = reference(node, declared, say)
     return (
-        f"# {say(node.title)}\n\n{say(node.description)}\n\n{tables}\n"
+        f"# {say(node.title)}\n\n{say(node.description)}\n\n{lists}\n"
         f"## {say('More, in English')}\n\n{prose(english).strip()}\n"
     )
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _name(name: str, say: Say) -> str:
@@ -100,9 +93,14 @@ def _name(name: str, say: Say) -> str:
     return f"`{name}`" if translated.casefold() == name.casefold() else f"`{name}` {translated}"
 
 
-def _input_cells(one: Input, parameter: Any, say: Say) -> list[str]:
+def _line(one: Input, parameter: Any, say: Say) -> str:
     default = _default(one, say) if one.is_widget else (say("optional") if one.optional else "")
-    return [_name(one.name, say), say(one.help) if one.help else "", default, _allowed(one, parameter)]
+    facts = "; ".join(fact for fact in (default, _allowed(one, parameter)) if fact)
+    return f"- **{_name(one.name, say)}**{f' ({facts})' if facts else ''}{_told(one.help, say)}"
+
+
+def _told(text: str, say: Say) -> str:
+    return f": {say(text)}" if text else ""
 
 
 def _default(one: Input, say: Say) -> str:
@@ -121,7 +119,7 @@ def _allowed(one: Input, parameter: Any) -> str:
     if one.kind in ("INT", "FLOAT"):
         largest = one.options["max"]
         unit = f" {parameter.unit}" if parameter is not None and parameter.unit in ("px", "s", "MP") else ""
-        return f"{one.options['min']:g} – {'2^64-1' if largest == MAX_SEED else f'{largest:g}'}{unit}"
+        return f"{one.options['min']:g} … {'2^64-1' if largest == MAX_SEED else f'{largest:g}'}{unit}"
     if one.kind == "COMBO" and parameter is not None:
         return ", ".join(f"`{choice}`" for choice in parameter.choices)
     return ""  # of other lists the choices are files, which differ from one computer to the next

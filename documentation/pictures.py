@@ -24,7 +24,10 @@ SD15_UNET = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280)}
 SD15_VAE = {"block_out_channels": (128, 256, 512, 512)}
 """What planning has to know of Stable Diffusion 1.5, in diffusers' terms."""
 DARK, LIGHT = (32, 32, 34), (225, 225, 225)
+LANCZOS = Image.Resampling.LANCZOS
 MARGIN, TITLE = 6, 22
+WIDTH = 460
+"""Pixels of every picture: the panel that shows them has 200 to 400."""
 
 
 def part(name: str) -> Any:
@@ -49,7 +52,7 @@ def write_pictures(folder: Path) -> None:
 
 def pre_upscaler() -> Image.Image:
     """A crop enlarged 4 times: its pixels, Lanczos, and twice the built-in network."""
-    crop = Image.open(PHOTO).convert("RGB").crop((118, 92, 190, 164))
+    crop = Image.open(PHOTO).convert("RGB").crop((122, 96, 177, 151))
     size = (crop.width * 4, crop.height * 4)
     upscaler = part("pre_upscaling").load_upscaler(part("starter").find_upscaler())
     picture, runtime = as_tensor(crop), part("runtime").Runtime()
@@ -58,10 +61,10 @@ def pre_upscaler() -> Image.Image:
         picture = part("pre_upscaling").pre_upscale(picture, target, upscaler, runtime)
     shown = {
         "pixels as they are": crop.resize(size, Image.Resampling.NEAREST),
-        "Lanczos (pre_upscaler: none)": crop.resize(size, Image.Resampling.LANCZOS),
+        "Lanczos": crop.resize(size, LANCZOS),
         "the built-in network": as_picture(picture),
     }
-    return row(shown)
+    return grid(shown, 2)
 
 
 def color_fix() -> Image.Image:
@@ -74,7 +77,7 @@ def color_fix() -> Image.Image:
         for method in ("wavelet", "adain", "lab")
     }
     shown = {"the source": as_picture(source), "shifted by hand": as_picture(shifted), **fixed}
-    return row({name: one.resize((172, 172), Image.Resampling.LANCZOS) for name, one in shown.items()})
+    return grid(shown, 2)
 
 
 def tiles() -> Image.Image:
@@ -85,35 +88,42 @@ def tiles() -> Image.Image:
     shape = planning.ModelShape.of_configs("SD_1_5", SD15_UNET, SD15_VAE)
     shown = {}
     for side in (512, 1024):
-        grid = planning.plan_tiles((height, width), parameters(tile_size=side), shape)
+        plan = planning.plan_tiles((height, width), parameters(tile_size=side), shape)
         canvas = photo.resize((width // 4, height // 4)).point(lambda value: value * 0.75)
         draw = ImageDraw.Draw(canvas, "RGBA")
-        placed = [tile for tile, _ in grid.at_step(0).weighted()]
+        placed = [tile for tile, _ in plan.at_step(0).weighted()]
         for number, tile in enumerate(placed):
             box = [tile.left * 2, tile.top * 2, (tile.left + tile.width) * 2, (tile.top + tile.height) * 2]
             color = [(255, 120, 90), (110, 190, 255), (150, 230, 130), (250, 220, 100)][number % 4]
             draw.rectangle(box, fill=(*color, 28), outline=(*color, 255), width=2)
         shown[f"tile_size {side}: {len(placed)} tiles"] = canvas
-    return row(shown)
+    return grid(shown, 1)
 
 
 def scale() -> Image.Image:
-    """Results beside each other in proportion, by plain resampling: only sizes are shown."""
+    """Results in proportion to each other, by plain resampling: only sizes are shown."""
     photo = Image.open(PHOTO).convert("RGB")
-    resizing = part("resizing")
-    shown = {}
-    for factor in (1, 2, 4):
+    font, width = ImageFont.truetype(FONT, 14), WIDTH - 2 * MARGIN
+    sheet = Image.new("RGB", (WIDTH, width * photo.height // photo.width + 2 * MARGIN), DARK)
+    draw = ImageDraw.Draw(sheet)
+    for factor in (4, 2, 1):
         size = (photo.height * factor, photo.width * factor)
-        passes = len(resizing.pass_sizes((photo.height, photo.width), size))
-        small = photo.resize(
-            (size[1] * 92 // photo.width, size[0] * 92 // photo.width), Image.Resampling.LANCZOS
+        passes = len(part("resizing").pass_sizes((photo.height, photo.width), size))
+        shown = photo.resize(
+            (width * factor // 4, width * factor // 4 * photo.height // photo.width), LANCZOS
         )
-        shown[f"scale {factor}: {size[1]} x {size[0]}, {passes} pass{'es' if passes > 1 else ''}"] = small
-    return row(shown)
+        top = sheet.height - MARGIN - shown.height
+        sheet.paste(shown, (MARGIN, top))
+        draw.rectangle([MARGIN, top, MARGIN + shown.width, top + shown.height], outline=LIGHT)
+        text = f"{factor}: {size[1]} x {size[0]}" + (f", {passes} passes" if passes > 1 else "")
+        box = draw.textbbox((MARGIN + 3, top + 2), text, font)
+        draw.rectangle(box, fill=DARK)
+        draw.text((MARGIN + 3, top + 2), text, LIGHT, font)
+    return sheet
 
 
 def creativity() -> Image.Image:
-    """What is left of the picture, and how much noise there is, where the redraw begins (SD 1.5's schedule)."""
+    """How much of the picture and of noise there is where the redraw begins, on SD 1.5's schedule."""
     schedules = part("schedules")
     alphas = schedules.scaled_linear_alphas()
     amounts = [n / 100 for n in range(1, 101)]
@@ -147,9 +157,8 @@ def shape_preservation() -> Image.Image:
     over_steps.set_ylabel("weight of the ControlNet")
     layers = range(13)
     for decay in (1.0, 0.825):
-        over_layers.plot(
-            layers, [0.6 * decay ** (12 - n) for n in layers], ".-", label=f"shape_decay {decay:g}"
-        )
+        weights = [0.6 * decay ** (12 - n) for n in layers]
+        over_layers.plot(layers, weights, ".-", label=f"shape_decay {decay:g}")
     over_layers.set_xlabel("layer, from fine to coarse")
     for axis in (over_steps, over_layers):
         axis.set_ylim(-0.02, 0.68)
@@ -158,8 +167,8 @@ def shape_preservation() -> Image.Image:
 
 
 def chart(count: int) -> tuple[Figure, Sequence[Any]]:
-    figure = Figure(figsize=(8.4 if count > 1 else 5.6, 2.9), dpi=100, facecolor="#202022", layout="tight")
-    axes = [figure.add_subplot(1, count, n + 1, facecolor="#202022") for n in range(count)]
+    figure = Figure(figsize=(WIDTH / 100, 2.6 * count), dpi=100, facecolor="#202022", layout="tight")
+    axes = [figure.add_subplot(count, 1, n + 1, facecolor="#202022") for n in range(count)]
     for axis in axes:
         axis.tick_params(colors="#c0c0c0")
         axis.xaxis.label.set_color("#e0e0e0")
@@ -176,17 +185,20 @@ def drawn(figure: Figure) -> Image.Image:
     return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
 
 
-def row(shown: dict[str, Image.Image]) -> Image.Image:
-    """Pictures beside each other with their names above."""
-    font = ImageFont.truetype(FONT, 12)
-    widths = [max(one.width, int(font.getlength(name)) + 4) for name, one in shown.items()]
-    width = sum(widths) + MARGIN * (len(shown) + 1)
-    sheet = Image.new("RGB", (width, max(one.height for one in shown.values()) + TITLE + MARGIN), DARK)
-    draw, left = ImageDraw.Draw(sheet), MARGIN
-    for (name, one), column in zip(shown.items(), widths, strict=True):
-        draw.text((left, 4), name, LIGHT, font)
-        sheet.paste(one, (left, TITLE))
-        left += column + MARGIN
+def grid(shown: dict[str, Image.Image], columns: int) -> Image.Image:
+    """Pictures in columns with their names above, made as wide as all pictures of the help pages."""
+    font = ImageFont.truetype(FONT, 14)
+    width = (WIDTH - MARGIN * (columns + 1)) // columns
+    shown = {
+        name: one.resize((width, one.height * width // one.width), LANCZOS) for name, one in shown.items()
+    }
+    height = max(one.height for one in shown.values()) + TITLE
+    sheet = Image.new("RGB", (WIDTH, height * -(-len(shown) // columns) + MARGIN), DARK)
+    draw = ImageDraw.Draw(sheet)
+    for number, (name, one) in enumerate(shown.items()):
+        left, top = MARGIN + number % columns * (width + MARGIN), number // columns * height
+        draw.text((left, top + 3), name, LIGHT, font)
+        sheet.paste(one, (left, top + TITLE))
     return sheet
 
 

@@ -22,4 +22,4 @@ def test_the_help_page_names_every_setting_of_the_node():
     left_out = {"model_type"}
     for parameter in UpscaleParameters.declared():
         if not parameter.model_source and parameter.name not in left_out:
-            assert f"| `{parameter.name}` |" in page, parameter.name
+            assert f"- **`{parameter.name}`**" in page, parameter.name

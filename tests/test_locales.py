@@ -14,8 +14,8 @@ from declared_settings import SETTINGS
 
 ROOT = Path(__file__).parents[1]
 HOW = (
-    "; run `python tests/host/write_documentation.py`, which writes the English files and everything made from "
-    "them, after adding what it names to documentation/translations/*.json: the English string, and its "
+    "; run `python tests/host/write_documentation.py`, which writes the English files and everything made "
+    "from them, after adding what it names to documentation/translations/*.json: the English string, and its "
     "translation"
 )
 LANGUAGES = ("zh", "ja", "ko", "de", "fr", "es")

@@ -17,7 +17,7 @@ PAGES = Path(__file__).parents[1] / "web" / "docs"
 )
 def test_the_help_page_names_every_input(name: str) -> None:
     page = (PAGES / "CreativeUpscaler_Remote" / "en.md").read_text(encoding="utf-8")
-    assert f"| `{name}` |" in page
+    assert f"- **`{name}`**" in page
 
 
 def test_every_remote_node_has_a_help_page() -> None:

@@ -1,11 +1,11 @@
-"""Write what is made from the nodes' declarations: tables of the help pages, pages in other languages, locales.
+"""Write what is made from the nodes' declarations: tables of help pages, pages in other languages, locales.
 
     python tests/host/write_documentation.py            after a change of a node, a setting or a help text
     python tests/host/write_documentation.py --pictures also the pictures of the help pages (a minute)
 
 Needs a ComfyUI as the tests find it. A new English string needs its translation in each of
-`documentation/translations/*.json` first: the program names those that are missing, and those that are no longer
-needed.
+`documentation/translations/*.json` first: the program names those that are missing, and those that are no
+longer needed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ sys.path.insert(0, str(ROOT / "documentation"))
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-import locales
 import pages
 from descriptions import Node, Tree, english_node_definitions, english_settings, read_nodes
+
+import locales
 
 NEW_PAGE = """# {title}
 
