@@ -52,7 +52,7 @@ class Canvas:
         self.tiles, self.tile = tiles, tile
         self.batch = batch
         self.runtime = runtime
-        self.sigmas = sigmas
+        self.sigmas = None if sigmas is None else sigmas.detach().float().cpu()
         self.shape: torch.Size | None = None
         self.apart = False
         """Whether memory has run out on one tile, so that its conditionings are evaluated one by one."""

@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL, AutoencodingEngine
 from comfy.ldm.modules.diffusionmodules.model import Decoder, Encoder
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from ...pipelines.errors import ModelFileError
 from ...pipelines.planning import CODEC_TILE
 from ...pipelines.runtime import Runtime
-from ..host import HostMemory
+from ..host import HostMemory, total_bytes
 
 if TYPE_CHECKING:
     from ...pipelines.autoencoding import LatentCodec
@@ -75,7 +74,7 @@ class HostCodec:
         # What other models occupy can be made free for a VAE; ComfyUI does so.
         if memory.device.type == "cpu":
             return needed < memory.free_bytes()
-        return needed < 0.8 * torch.cuda.get_device_properties(memory.device).total_memory
+        return needed < 0.8 * total_bytes(memory.device)
 
     def _exact_for(self, latents: int) -> LatentCodec | None:
         if latents <= CODEC_TILE**2:

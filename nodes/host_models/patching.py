@@ -19,8 +19,8 @@ from .canvas import Canvas, Still
 KEY = "creative_upscaler_tiling"
 """Under which a model holds what is added to it; a second tiling takes the first one's place."""
 
-MULTIPLE = 8
-"""Sides of tiles, in latents, are multiples of this: what the deepest networks divide by."""
+MULTIPLE, MULTIPLE_PIXELS = 8, 64
+"""Sides of tiles are multiples of so many latents, as the deepest networks need, and of so many pixels."""
 
 STABLE_DIFFUSION_TILES, OTHER_TILES = (512, 1088), (768, 1152)
 """Sides of the smallest and the largest tile, in pixels: of Stable Diffusion 1 and 2, trained at 512 and 768,
@@ -45,13 +45,14 @@ class TileOptions:
 
     def side_range(self, model: Any, factor: int) -> tuple[int, int]:
         """Sides in latents of the smallest and the largest tile for a `BaseModel`, `factor` px per latent."""
+        multiple = latent_multiple(factor)
         if self.tile_size:
-            side = max(round(self.tile_size / factor / MULTIPLE), 1) * MULTIPLE
+            side = max(round(self.tile_size / factor / multiple), 1) * multiple
             return side, side
         smallest, largest = STABLE_DIFFUSION_TILES if _is_small(model) else OTHER_TILES
         scale = 2 if factor >= LARGE_FACTOR else 1
-        smallest, largest = (scale * side // factor // MULTIPLE * MULTIPLE for side in (smallest, largest))
-        return max(smallest, MULTIPLE), max(largest, MULTIPLE)
+        smallest, largest = (scale * side // factor // multiple * multiple for side in (smallest, largest))
+        return max(smallest, multiple), max(largest, multiple)
 
     def plan(self, height: int, width: int, model: Any, factor: int) -> Grid:
         """The tiles of a canvas of `height` x `width` latents: as few as cover it.
@@ -66,7 +67,7 @@ class TileOptions:
             smallest=smallest,
             largest=largest,
             overlap=overlap,
-            multiple=MULTIPLE,
+            multiple=latent_multiple(factor),
             growth=0.0,
         )
 
@@ -181,6 +182,11 @@ def tiling_of(model: ModelPatcher) -> Tiling | None:
     """What `tile_model` added to this model or to one that it is a clone of."""
     wrappers = model.get_wrappers(WrappersMP.CALC_COND_BATCH, KEY)
     return wrappers[-1].__self__ if wrappers else None
+
+
+def latent_multiple(factor: int) -> int:
+    """What sides of tiles are multiples of, in latents of `factor` pixels."""
+    return max(MULTIPLE, MULTIPLE_PIXELS // factor)
 
 
 def pixels_per_latent(latent_format: Any) -> int:

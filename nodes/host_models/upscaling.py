@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...pipelines.color import fix_color
 from ...pipelines.detail import flatness_mask, lie_amounts
+from ...pipelines.errors import ParameterError
 from ...pipelines.noise import PictureNoise
 from ...pipelines.parameters import UpscaleParameters
 from ...pipelines.planning import pass_creativity, plan_sizes
@@ -27,7 +28,7 @@ from ..host import HostMemory, HostProgress
 from .codec import HostCodec
 from .guiding import Conditioning, Detail, of_picture, percent_after, with_hint
 from .noise_levels import creative_sigmas, cut_sigmas
-from .patching import MULTIPLE, Tiling, tile_model, tiling_of
+from .patching import Tiling, latent_multiple, tile_model, tiling_of
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ class Redraw:
         assert tiling is not None
         padded = reflect_pad(canvas, self._padded_size(height, width, tiling))
         latents = comfy.sample.fix_empty_latent_channels(tiled, self.codec.encode(padded))
+        _check_latents(latents, tiled.get_model_object("latent_format"))
         sampling = tiled.get_model_object("model_sampling")
         sigmas = self._sigmas(sampling, pass_creativity(self.parameters, number))
         positive, negative = (of_picture(c, index) for c in (self.positive, self.negative))
@@ -182,7 +184,9 @@ class Redraw:
         """In pixels: whole latents, and what fits into one tile becomes one that networks divide."""
         factor = self.codec.factor
         largest = tiling.options.side_range(self.model.model, factor)[1]
-        sides = (padded_length(-(-side // factor), largest, MULTIPLE) for side in (height, width))
+        sides = (
+            padded_length(-(-side // factor), largest, latent_multiple(factor)) for side in (height, width)
+        )
         return tuple(factor * side for side in sides)
 
     def _sigmas(self, sampling: Any, creativity: float) -> Tensor:
@@ -190,7 +194,10 @@ class Redraw:
             name = self.sampler if isinstance(self.sampler, str) else ""
             steps = self.parameters.num_inference_steps
             return creative_sigmas(sampling, creativity, steps, self.schedule, name)
-        return cut_sigmas(sampling, self.schedule, creativity)
+        sigmas = cut_sigmas(sampling, self.schedule, creativity)
+        if len(sigmas) < 2:
+            raise ParameterError("sigmas", f"got {len(self.schedule)} noise levels; at least 2 are needed")
+        return sigmas
 
     def _sampler(self) -> Any:
         return comfy.samplers.sampler_object(self.sampler) if isinstance(self.sampler, str) else self.sampler
@@ -209,3 +216,13 @@ class Redraw:
     def _preview(self, step: int, clean: Tensor, x: Tensor, total: int) -> None:
         frame = clean[:, :, 0] if clean.ndim == 5 else clean
         self.runtime.progress("redraw", step + 1, total, frame)
+
+
+def _check_latents(latents: Tensor, expected: Any) -> None:
+    """Raise `ParameterError` where a VAE is of another family than the model."""
+    if latents.shape[1] != expected.latent_channels:
+        raise ParameterError(
+            "vae",
+            f"its latents have {latents.shape[1]} channels, but the model's have {expected.latent_channels}; "
+            "connect the VAE that belongs to the model",
+        )

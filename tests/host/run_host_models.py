@@ -25,6 +25,7 @@ comfy.options.enable_args_parsing()
 import torch  # noqa: E402
 import utils.extra_config  # noqa: E402, F401  before another package takes the name
 from host_conditioning_checks import ConditioningChecks  # noqa: E402
+from host_sampling_checks import SamplingChecks  # noqa: E402
 from host_tiling_checks import TilingChecks  # noqa: E402
 from host_upscaling_checks import UpscalingChecks  # noqa: E402
 from tiny_host_models import build, families  # noqa: E402
@@ -48,11 +49,13 @@ def run_checks() -> dict[str, object]:
         TilingChecks: lambda: (load_pack("nodes.host_models.patching"), tiny),
         ConditioningChecks: lambda: (load_pack("nodes.host_models.patching"), tiny),
         UpscalingChecks: lambda: (load_pack, tiny),
+        SamplingChecks: lambda: (load_pack, tiny),
     }
     for kind, arguments in kinds.items():
         names = [name for name, check in vars(kind).items() if name[0] != "_" and is_check(check)]
         for name in names:
-            if ONLY and name not in ONLY:
+            # The last kind has a test file of its own.
+            if name not in ONLY if ONLY else kind is SamplingChecks:
                 continue
             start = time.perf_counter()
             try:
