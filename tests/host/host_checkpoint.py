@@ -54,7 +54,7 @@ def write_host_models(checkpoint: Path, controlnet: Path) -> None:
 
 
 def filled(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Weights that keep the variance of features: one stretch of noise over and over, as drawing takes longer."""
+    """Weights that keep the variance of features, from one stretch of noise: drawing so many takes longer."""
     noise = torch.randn(2**16 + 1, generator=torch.Generator().manual_seed(0)).half()
     state = {}
     for key, value in network.state_dict().items():

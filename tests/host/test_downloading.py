@@ -47,7 +47,7 @@ def downloading(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
     for kind in ("checkpoints", "controlnet", "loras"):
         (models / kind).mkdir(parents=True)
     write_sd15(models / "checkpoints" / "v1-5-pruned-emaonly.safetensors")
-    write_controlnet(models / "controlnet" / "control_v11f1e_sd15_tile.pth")
+    write_controlnet(models / "controlnet" / "control_v11f1e_sd15_tile_fp16.safetensors")
     plain = comfy_server.host_environment
 
     def environment(folder: Path) -> dict[str, str]:

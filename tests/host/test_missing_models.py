@@ -6,7 +6,7 @@ from comfy_server import Server
 from test_loading import describe
 from workflows import MODELS, UPSCALE, changed, quick
 
-MISSING = "control_v11f1e_sd15_tile_fp16.safetensors"
+MISSING = "xinsir-controlnet-union-sdxl-1.0-promax.safetensors"
 
 
 def test_published_models_that_are_not_there_are_offered_last(server: Server) -> None:
@@ -23,9 +23,9 @@ def test_a_missing_model_is_an_error_that_says_how_to_get_it(server: Server) -> 
     run = server.client.run(changed(quick(seed=400), MODELS, controlnet=MISSING))
     assert run.error
     message = run.error["exception_message"]
-    assert "creative-upscaler models get sd15-tile --folder" in message
-    assert "https://huggingface.co/comfyanonymous/ControlNet-v1-1_fp16_safetensors" in message
-    assert "CreativeML Open RAIL-M" in message and "0.72 GB" in message
+    assert "creative-upscaler models get sdxl-union --folder" in message
+    assert "https://huggingface.co/xinsir/controlnet-union-sdxl-1.0" in message
+    assert "Apache-2.0" in message and "2.51 GB" in message
     assert str(server.models("controlnet").resolve().name) in message
 
 
@@ -33,7 +33,7 @@ def test_the_switch_downloads_and_the_host_s_offline_setting_is_kept(server: Ser
     run = server.client.run(changed(quick(seed=401), MODELS, controlnet=MISSING, download_missing=True))
     assert run.error
     assert "could not be read from the hub (OfflineModeIsEnabled" in run.error["exception_message"]
-    assert not list(server.models("controlnet").glob("*tile_fp16*"))
+    assert not list(server.models("controlnet").glob("*promax*"))
 
 
 def test_loaders_without_a_model_say_how_to_get_one(server: Server) -> None:
