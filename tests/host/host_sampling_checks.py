@@ -89,7 +89,7 @@ class SamplingChecks:
         }
 
     def exact_codec(self) -> dict[str, list[float]]:
-        """Distances of the engine's codec to ComfyUI's VAE; and whether there is one for another architecture."""
+        """Distances of the engine's codec to ComfyUI's VAE; and whether a film VAE has one."""
         codec, runtime = self.pack("nodes.host_models.codec"), self._runtime()
         image, found = picture(96, 160).movedim(-1, 1), {}
         for name in ("sd15", "flux"):
