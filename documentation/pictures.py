@@ -189,13 +189,11 @@ def grid(shown: dict[str, Image.Image], columns: int) -> Image.Image:
     """Pictures in columns with their names above, made as wide as all pictures of the help pages."""
     font = ImageFont.truetype(FONT, 14)
     width = (WIDTH - MARGIN * (columns + 1)) // columns
-    shown = {
-        name: one.resize((width, one.height * width // one.width), LANCZOS) for name, one in shown.items()
-    }
-    height = max(one.height for one in shown.values()) + TITLE
+    fitted = [one.resize((width, one.height * width // one.width), LANCZOS) for one in shown.values()]
+    height = max(one.height for one in fitted) + TITLE
     sheet = Image.new("RGB", (WIDTH, height * -(-len(shown) // columns) + MARGIN), DARK)
     draw = ImageDraw.Draw(sheet)
-    for number, (name, one) in enumerate(shown.items()):
+    for number, (name, one) in enumerate(zip(shown, fitted, strict=True)):
         left, top = MARGIN + number % columns * (width + MARGIN), number // columns * height
         draw.text((left, top + 3), name, LIGHT, font)
         sheet.paste(one, (left, top + TITLE))

@@ -1,4 +1,4 @@
-"""Help pages, their pictures and the locales are what this ComfyUI's nodes declare, and are served and shown."""
+"""Help pages, their pictures and the locales are what the nodes declare to this ComfyUI, served and shown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 import write_documentation as writer
 from browser import browsing, find_browser
 from comfy_server import PACK, ROOT, Server
-from test_remote_settings_page import SEEN
+from test_remote_nodes import private
+from test_remote_settings_page import CATEGORY, OPEN, SEEN, STATUS
 from test_settings_page import screenshot
 
 NODE = "CreativeUpscaler_Upscale"
@@ -18,6 +19,7 @@ SELECT = """(() => { const node = window.LiteGraph.createNode('%s'); window.app.
   window.app.graph.add(node); window.app.canvas.selectNode(node); return true })()"""
 INFO = """(() => { const button = document.querySelector('[data-testid=info-button]');
   button?.click(); return !!button })()"""
+CLOSE = "document.querySelector('[role=dialog] button[aria-label]')?.click() ?? true"
 HELP = "document.querySelector('.node-help-content')"
 PICTURES = """(() => { const all = [...document.querySelectorAll('.node-help-content img')];
   return all.length && all.every((one) => one.complete) ? all.map((one) => one.naturalWidth) : null })()"""
@@ -60,6 +62,7 @@ def test_the_page_shows_help_and_names_in_the_users_language(
     server: Server, tmp_path: Path, language: str
 ) -> None:
     server.client.post("/settings", {**SEEN, "Comfy.Locale": language})
+    (private(server) / "credentials.json").unlink(missing_ok=True)
     told = writer.locales.read_locale(language)["nodeDefs.json"][NODE]
     try:
         with browsing(f"http://{server.client.address}/", tmp_path / "profile") as page:
@@ -75,6 +78,18 @@ def test_the_page_shows_help_and_names_in_the_users_language(
             assert len(widths) == 5 and min(widths) >= 400
             labels = page.evaluate("window.app.graph.nodes[0].widgets.map((one) => one.label ?? one.name)")
             assert told["inputs"]["creativity"]["name"] in labels, labels
+            page.evaluate(OPEN)
+            page.wait_for(CATEGORY)
+            said = writer.locales.read_locale(language)
+            page.wait_for(f"{STATUS} === {json.dumps(said['main.json']['creativeUpscaler']['noKey'])}")
+            dialog = page.evaluate("document.body.innerText")
+            for row in said["settings.json"].values():
+                assert row["name"] in dialog
+            for heading in said["main.json"]["settingsCategories"].values():
+                assert heading in dialog
+            screenshot(page, server, f"settings-{language}")
+            page.evaluate(CLOSE)
+            page.evaluate(f"{HELP}.querySelector('img').scrollIntoView() ?? true")
             screenshot(page, server, f"help-{language}")
     finally:
         server.client.post("/settings", {"Comfy.Locale": "en"})
