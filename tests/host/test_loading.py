@@ -48,14 +48,14 @@ def test_every_node_has_a_help_page_for_its_inputs_and_outputs(server: Server) -
     for name in NODES:
         page = server.client.fetch(f"/extensions/{PACK}/docs/{name}/en.md").decode()
         node = describe(server.client, name)
-        rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("| `")}
+        rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("- **`")}
         inputs = {
             name: options for section in node["input"].values() for name, (_, options) in section.items()
         }
-        assert {name.strip("`") for name in rows} == {*inputs, *node["output_name"]}
+        assert set(rows) == {*inputs, *node["output_name"]}
         for input_name, options in inputs.items():
             if "max" in options and input_name != "seed":
-                assert f"{options['min']:g} to {options['max']:g}" in rows[f"`{input_name}`"]
+                assert f"{options['min']:g} … {options['max']:g}" in rows[input_name]
 
 
 def test_widgets_are_as_declared(server: Server) -> None:
