@@ -26,7 +26,7 @@ export class CompareView {
     this.addressOf = addressOf
     this.before = make('img', '', { alt: 'Before', draggable: 'false' })
     this.after = make('img', '', { alt: 'After', draggable: 'false' })
-    this.clip = make('div', 'cu-layer', {}, this.before)
+    this.layers = [this.before, this.after].map((image) => make('div', 'cu-layer', {}, image))
     this.divider = make('div', 'cu-divider', {
       role: 'slider',
       tabindex: '0',
@@ -41,8 +41,7 @@ export class CompareView {
       'div',
       'cu-stage',
       { role: 'group', 'aria-label': 'Before and after; arrow keys pan, plus and minus zoom, 0 fits, 1 is 1:1' },
-      make('div', 'cu-layer', {}, this.after),
-      this.clip,
+      ...this.layers,
       this.divider,
       ...this.tags,
       this.empty
@@ -110,6 +109,9 @@ export class CompareView {
       this.stage.addEventListener(end, () => this.#release())
     }
     this.stage.addEventListener('wheel', (event) => this.#wheel(event), { passive: false })
+    // ComfyUI's word for elements that keep the wheel to themselves.
+    this.stage.addEventListener('focusin', () => (this.stage.dataset.captureWheel = 'true'))
+    this.stage.addEventListener('focusout', () => delete this.stage.dataset.captureWheel)
     this.stage.addEventListener('dblclick', (event) => this.#toggleZoom(event))
     this.divider.addEventListener('keydown', (event) => this.#slide(event))
     this.stage.addEventListener('keydown', (event) => this.#key(event))
@@ -224,7 +226,9 @@ export class CompareView {
     }
     const stage = this.#stageSize()
     const place = dividerPlace(this.#position, this.#span())
-    this.clip.style.clipPath = `inset(0 ${stage.width - place}px 0 0)`
+    // Each is cut off at the divider: one must not show through where the other is transparent.
+    this.layers[0].style.clipPath = `inset(0 ${stage.width - place}px 0 0)`
+    this.layers[1].style.clipPath = `inset(0 0 0 ${place}px)`
     this.divider.style.left = `${place}px`
     const percent = Math.round(this.#position)
     this.divider.setAttribute('aria-valuenow', percent)
@@ -278,7 +282,7 @@ export class CompareView {
 
   /** The wheel zooms the pictures once they have been clicked; before that it is the canvas's. */
   #wheel(event) {
-    if (!this.#picture || !this.stage.contains(document.activeElement)) return
+    if (!this.#picture || !(this.dialog || this.stage.contains(document.activeElement))) return
     event.preventDefault()
     event.stopPropagation()
     this.#zoomBy(ZOOM_FACTOR ** (-event.deltaY / 100), this.#point(event))

@@ -49,7 +49,7 @@ const RULES = `
   white-space: nowrap;
   color: var(--descrip-text, #999);
 }
-.cu-mark { color: #e8a33d; margin-inline-start: 4px; }
+.cu-mark { color: #e08a12; margin-inline-start: 4px; }
 .cu-plan {
   flex: 1;
   min-height: 0;

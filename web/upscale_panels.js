@@ -99,6 +99,12 @@ function watch() {
   }
 }
 
+/** Over a node's element LiteGraph's canvas gets no wheel; Nodes 2.0 sees to it by itself. */
+function passWheelOn(event) {
+  const isOnNode = !event.target.closest('dialog') && !window.LiteGraph?.vueNodesMode
+  if (isOnNode && !event.defaultPrevented) app.canvas.processMouseWheel(event)
+}
+
 /** Widgets that come after ours, such as the text of a run, are saved where they would be without it. */
 function leaveNoGap(values, index) {
   if (values && index >= 0 && index < values.length) values.splice(index, 1)
@@ -115,6 +121,7 @@ function addPanel(node) {
     setValue: () => {}
   })
   widget.serialize = false
+  panel.compare.element.addEventListener('wheel', passWheelOn)
   const state = { panel, isPlanned, pairs: null, last: null, asked: '', candidate: '' }
   if (isPlanned) panel.showPlan({ plan: null, warnings: [], notes: [] }, CONNECT)
   panels.set(node, state)

@@ -106,6 +106,11 @@ class Page:
             self._mouse("mouseMoved", point, button)
         self._mouse("mouseReleased", points[-1], button)
 
+    def wheel(self, point: tuple[float, float], down: float) -> None:
+        """Turn the wheel over a point, by so many pixels downwards."""
+        x, y = point
+        self.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=down)
+
     def press(self, key: str, *, shift: bool = False) -> None:
         """Press and release a key, named as in `KeyboardEvent.key`."""
         text = {"text": key} if len(key) == 1 else {}

@@ -86,7 +86,7 @@ def test_the_plan_is_live_and_the_run_can_be_compared(server: Server, tmp_path: 
         saved, sent = saved_nodes(page), page.evaluate(SENT)
         run(page)
         page.wait_for(f"!{SLIDER}.hidden && {PICTURES}.every((each) => each.complete)")
-        assert page.evaluate(f"{PICTURES}.map((each) => each.naturalWidth)") == [154, 77]
+        assert page.evaluate(f"{PICTURES}.map((each) => each.naturalWidth)") == [77, 154]
         the_divider_moves(page)
         take(page, f"{drawing}_compared")
         the_pictures_are_zoomed_in_step(page, drawing)
@@ -161,6 +161,10 @@ def the_pictures_are_zoomed_in_step(page: Page, drawing: str) -> None:
     assert after != panned and panned[0] == panned[1]
     page.press("0")
     assert page.evaluate(PLACES) == fitted
+    page.wheel((x, y), -100)
+    page.wait_for(f"{PLACES}[0] !== {json.dumps(fitted[0])}")
+    assert page.evaluate("window.app.canvas.ds.scale") == 1  # of the pictures alone
+    page.press("0")
 
 
 def it_opens_in_the_whole_window(page: Page, drawing: str) -> None:
