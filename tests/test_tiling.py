@@ -89,3 +89,12 @@ def test_plans_cost_at_most_what_equal_split_needs():
 def test_an_overlap_wider_than_half_a_tile_is_refused():
     with pytest.raises(ValueError, match="needs tiles of 120"):
         plan_grid(300, 300, smallest=64, largest=96, overlap=60)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(137, 1100))
+def test_without_dearer_large_tiles_no_tile_could_be_left_out(length):
+    few = plan_grid(length, 64, smallest=64, largest=136, overlap=8, growth=0.0).rows
+    usual = plan_grid(length, 64, smallest=64, largest=136, overlap=8).rows
+    assert few.count * few.tile <= usual.count * usual.tile
+    assert few.count <= usual.count

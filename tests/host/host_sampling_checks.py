@@ -47,16 +47,16 @@ class SamplingChecks:
         seen: list[Tensor] = []
         hook = network.img_in.register_forward_pre_hook(lambda _, given: seen.append(given[0][0].clone()))
         with watching(network_of(models)) as calls:
-            canvas = predict(models, self.tile(patched, **SMALL)).canvas[0]
+            with_it = predict(models, self.tile(patched, **SMALL), cfg=1.0)
         hook.remove()
         whole = comfy.latent_formats.Wan21().process_in(models.vae.encode(image))[0]
         worst = 0.0
         for x, tokens in zip(calls.inputs, seen, strict=True):
-            part = crop(whole, *locate(x[0], canvas), x[0])[:, 0]
+            part = crop(whole, *locate(x[0], with_it.canvas[0]), x[0])[:, 0]
             patches = part.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).permute(1, 3, 0, 2, 4)
             worst = max(worst, distance(tokens, patches.reshape(tokens.shape)))
-        with_it, without = (sample(models, self.tile(m, **SMALL)) for m in (patched, models.model))
-        return {"hint": worst, "effect": distance(with_it, without)}
+        without = predict(models, self.tile(models.model, **SMALL), cfg=1.0)
+        return {"hint": worst, "effect": distance(with_it.clean, without.clean)}
 
     def one_sample_at_a_time(self) -> float:
         """Distance of what is made with memory for one sample only to what is made with enough."""
