@@ -176,6 +176,7 @@ class Redraw:
             tile_size=settings.tile_size,
             tile_overlap=settings.tile_overlap,
             tile_batch=settings.tile_batch,
+            fewest=False,
             factor=self.codec.factor,
             runtime=self.runtime,
         )
