@@ -82,7 +82,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     ):
         mode.add_argument(f"--{name}", dest="mode", action="store_const", const=name, help=help)
     parser.set_defaults(mode="compare")
-    parser.add_argument("--family", choices=("sd15", "sdxl", "tiny"), help="size of the networks")
+    parser.add_argument("--family", choices=("sd15", "sdxl", "narrow", "tiny"), help="size of the networks")
     parser.add_argument("--size", type=int, help="side of the input in pixels")
     parser.add_argument("--scale", type=float)
     parser.add_argument("--steps", type=int, help="evaluated steps")

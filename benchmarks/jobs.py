@@ -29,7 +29,7 @@ class Job:
     """One upscale: a square picture of `size` pixels per side, `scale` times larger."""
 
     family: str
-    """`sd15`, `sdxl` or `tiny`"""
+    """`sd15`, `sdxl`, `narrow` or `tiny`"""
     size: int
     scale: float
     steps: int

@@ -29,11 +29,20 @@ TINY: dict[str, dict[str, Any]] = {
 }
 """Where the family `tiny` differs from SD1.5."""
 
+NARROW: dict[str, dict[str, Any]] = {
+    "unet": {"block_out_channels": [64, 128, 256, 256], "cross_attention_dim": 128, "attention_head_dim": 2},
+    "vae": {"block_out_channels": [32, 32, 64, 64]},
+    "text_encoder": TINY["text_encoder"],
+}
+"""Where the family `narrow` differs from SD1.5: a twentieth of the cost, shared alike by its parts."""
+
+SMALLER = {"tiny": TINY, "narrow": NARROW}
+
 
 def configuration(family: str, role: str) -> dict[str, Any]:
-    """The configuration of a network in diffusers' terms: the published one, or that of `tiny`."""
-    file = CONFIGURATIONS / f"{'sd15' if family == 'tiny' else family}.json"
-    return json.loads(file.read_text())[role] | (TINY[role] if family == "tiny" else {})
+    """The configuration of a network in diffusers' terms: the published one, or that of a smaller family."""
+    file = CONFIGURATIONS / f"{'sd15' if family in SMALLER else family}.json"
+    return json.loads(file.read_text())[role] | SMALLER.get(family, {}).get(role, {})
 
 
 def make_unet(family: str) -> UNet2DConditionModel:

@@ -26,7 +26,11 @@ class Host:
     model: Any
     vae: Any
     positive: list[Any]
+    """With the ControlNet, as its node applies it."""
     negative: list[Any]
+    prompts: tuple[list[Any], list[Any]]
+    """Both without it."""
+    control: Any
     canvas: Tensor
     """The enlarged picture `[1,H,W,3]`, also the ControlNet's hint."""
 
@@ -78,9 +82,11 @@ def start(job: Job) -> Host:
         fill(vae.first_stage_model)
     hint = F.interpolate(make_picture(job.size), scale_factor=job.scale, mode="bicubic", antialias=True)
     canvas = hint.clamp(0, 1).movedim(1, -1)
+    prompts = conditionings(config["context_dim"])
+    loaded = controlnets.ControlNet(control, load_device=device)
     positive, negative = nodes.ControlNetApplyAdvanced().apply_controlnet(
-        *conditionings(config["context_dim"]),
-        controlnets.ControlNet(control, load_device=device),
+        *prompts,
+        loaded,
         canvas,
         CONTROL_WEIGHT,
         0.0,
@@ -92,6 +98,8 @@ def start(job: Job) -> Host:
         vae=vae,
         positive=positive,
         negative=negative,
+        prompts=prompts,
+        control=loaded,
         canvas=canvas,
         networks={
             "encode": [vae.first_stage_model.encoder],
@@ -106,6 +114,7 @@ def enter(checkout: Path, device: str) -> None:
     sys.path.insert(0, str(checkout))
     sys.argv = ["main.py", "--use-pytorch-cross-attention", *(["--cpu"] if device == "cpu" else [])]
     importlib.import_module("comfy.options").enable_args_parsing()
+    importlib.import_module("utils.extra_config")  # before another package takes the name
     logging.disable(logging.WARNING)
 
 

@@ -10,15 +10,16 @@ import torch
 from jobs import CREATIVITY, GUIDANCE, Job, Program, UnavailableError
 from torch import Tensor
 
-from .comfyui import start
+from .comfyui import Host, start
 
 SCRIPT = "repositories/ultimate_sd_upscale"
 
 
-def prepare(job: Job) -> Program:
+def prepare(job: Job, host: Host | None = None) -> Program:
+    """In `host`, by default a fresh one."""
     if not (job.checkout("ultimate") / SCRIPT).is_dir():
         raise UnavailableError(f"its submodule {SCRIPT} is not checked out")
-    host = start(job)
+    host = host or start(job)
     node = load_pack(job, "ultimate").NODE_CLASS_MAPPINGS["UltimateSDUpscaleNoUpscale"]()
 
     @torch.inference_mode()
