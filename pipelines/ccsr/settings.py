@@ -129,8 +129,8 @@ class CcsrSettings(Settings):
     )
     tile_stride: int = declare(
         256,
-        "From one tile to the next in pixels, a multiple of 8. Half a tile is the official programs'; more is "
-        "faster.",
+        "From one tile to the next in pixels, a multiple of 8. Half a tile is the official programs'; more "
+        "is faster.",
         minimum=8,
         maximum=4096,
         step=8,
