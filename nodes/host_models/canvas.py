@@ -69,6 +69,11 @@ class Canvas:
         """Whether this was prepared for canvases of the shape of `x`."""
         return self.model is model and self.shape in (None, x.shape)
 
+    def close(self) -> None:
+        """Let go of the model: what evaluates tiles refers back to this, and a cycle would keep it loaded."""
+        self._tiled = None
+        self._entries.clear()
+
     def evaluate(
         self, execute: Any, conds: Sequence[Any], x: Tensor, sigma: Tensor, options: dict[str, Any]
     ) -> list[Tensor]:

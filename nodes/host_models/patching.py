@@ -105,6 +105,8 @@ class Tiling:
         try:
             return execute(*args, **kwargs)
         finally:
+            if self._canvas is not None:
+                self._canvas.close()
             self._canvas = before
 
     def prepare(
@@ -130,6 +132,8 @@ class Tiling:
             )
         canvas = self._canvas
         if canvas is None or not canvas.fits(x, model):
+            if canvas is not None:
+                canvas.close()
             grid = self._plan(x.shape[-2], x.shape[-1], model)
             canvas = self._canvas = Canvas(
                 model=model,

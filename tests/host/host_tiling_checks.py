@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +26,7 @@ from host_model_sampling import (
     watching,
     with_hint,
 )
-from tiny_host_models import Models, with_lora
+from tiny_host_models import Models, build, with_lora
 from torch import Tensor, nn
 
 import nodes
@@ -151,6 +153,24 @@ class TilingChecks:
             found[f"{name} whole"] = distance(
                 sample(models, self.tile(models.model, **WHOLE), latents=both), sample(models, latents=both)
             )
+        return found
+
+    def leftovers(self) -> dict[str, bool]:
+        """What is still there of models that nobody uses, without the garbage collector."""
+        models = build("flux")
+        positive, negative = with_hint(models, hints())
+        gc.collect()
+        gc.disable()
+        sample(models, self.tile(models.model, **SMALL), positive=positive, negative=negative, steps=1)
+        parts = {
+            "model": models.model.model,
+            "vae": models.vae.first_stage_model,
+            "control": models.control.control_model,
+        }
+        references = {name: weakref.ref(part) for name, part in parts.items()}
+        del models, positive, negative, parts
+        found = {name: reference() is not None for name, reference in references.items()}
+        gc.enable()
         return found
 
     def seams(self) -> dict[str, dict[str, float]]:

@@ -107,6 +107,10 @@ def test_the_model_that_was_given_stays_as_it_was(found: Findings) -> None:
     assert sharing["same results"] == 0
 
 
+def test_models_leave_with_their_last_user(found: Findings) -> None:
+    assert found["leftovers"] == {"model": False, "vae": False, "control": False}
+
+
 def test_out_of_memory_is_tried_again_with_the_same_result(found: Findings) -> None:
     memory = found["memory"]
     assert memory["2 refused"] and memory["2"] < EXACT
