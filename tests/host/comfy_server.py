@@ -21,6 +21,8 @@ from comfy_client import ComfyClient
 
 ROOT = Path(__file__).parents[2]
 PACK = "pack-with-hyphens"
+TINY_MODELS = Path(__file__).with_name("tiny_models_node.py")
+"""A node that gives tiny models, in every server."""
 START_SECONDS = 240
 
 TEMPLATES_STUB = """
@@ -67,6 +69,7 @@ def running(host: Path, folder: Path, models: Path, starter: Path | None = None)
         if part.name not in (".git", "starter"):
             (folder / "custom_nodes" / PACK / part.name).symlink_to(part)
     (folder / "custom_nodes" / PACK / "starter").symlink_to(starter or ROOT / "starter")
+    (folder / "custom_nodes" / TINY_MODELS.name).symlink_to(TINY_MODELS)
     port, log = free_port(), folder / "log.txt"
     environment = host_environment(folder)
     with log.open("w") as output:
