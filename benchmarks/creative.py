@@ -14,7 +14,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -167,16 +166,7 @@ def measure(name: str, job: Job) -> dict[str, Any]:
         # Kernels are chosen and caches filled in the first run; on slow devices that is a trifle.
         program.run()
         meter.reset()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    image = program.run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    total = time.perf_counter() - start
-    assert image.shape == (1, 3, job.side, job.side), f"made {tuple(image.shape)}"
-    assert image.isfinite().all(), "the result is not finite"
+    _, total = metering.timed_run(program.run, device, job.side)
     figures = {
         "settings": program.settings,
         "evaluations": meter.samples["sample"],

@@ -13,7 +13,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -149,16 +148,7 @@ def measure(name: str, job: Job) -> dict[str, Any]:
         # Kernels are chosen and caches filled in the first run; on a CPU that is a trifle.
         program.run()
         meter.reset()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    image = program.run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    total = time.perf_counter() - start
-    assert image.shape == (1, 3, job.side, job.side), f"made {tuple(image.shape)}"
-    assert image.isfinite().all(), "the result is not finite"
+    image, total = metering.timed_run(program.run, device, job.side)
     inside = meter.seconds()
     return {
         "settings": program.settings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,22 @@ class _FlopCounter(TorchDispatchMode):
         if packet in flop_registry:
             self.flop += flop_registry[packet](*args, **kwargs, out_val=result)
         return result
+
+
+def timed_run(run: Callable[[], Tensor], device: torch.device, side: int) -> tuple[Tensor, float]:
+    """The picture `[1,3,side,side]` and the seconds of a run; on CUDA `peak_bytes` is then of it alone."""
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    image = run()
+    if cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    assert image.shape == (1, 3, side, side), f"made {tuple(image.shape)}"
+    assert image.isfinite().all(), "the result is not finite"
+    return image, seconds
 
 
 def peak_bytes(device: torch.device) -> int:
