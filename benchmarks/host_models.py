@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from creative import describe_hardware, has_cuda
-from host_report import print_case, say
+from host_report import OURS, REFERENCES, print_case, say
 from jobs import CONTROL_WEIGHT, CREATIVITY, GUIDANCE, Job, UnavailableError
 from seams import seam_ratio
 
-PROGRAMS = ("untiled", "other noise", "ours", "our patch", "ultimate", "multidiffusion", "mixture", "spot")
-OURS = ("ours", "our patch")
-REFERENCES = ("untiled", "other noise")
+CHECKOUTS = {
+    **dict.fromkeys(("ultimate", "ultimate half-tile"), "ultimate"),
+    **dict.fromkeys(("multidiffusion", "mixture", "spot"), "tiled-diffusion"),
+}
+"""What must be given by path for a program to run."""
+PROGRAMS = (*REFERENCES, *OURS, *CHECKOUTS)
 
 CASES = ("equal", "settings")
 """With the same number of evaluated steps; and with the same number in the widget called steps (20 by default
@@ -112,8 +115,8 @@ def steps_of(case: str, name: str, steps: int) -> int:
 
 def run_alone(name: str, job: Job) -> dict[str, Any]:
     """Measure a program in a fresh process; a dictionary of figures, or of `unavailable` or `error`."""
-    needed = "tiled-diffusion" if name in ("multidiffusion", "mixture", "spot") else name
-    if needed in ("tiled-diffusion", "ultimate") and needed not in job.checkouts:
+    needed = CHECKOUTS.get(name)
+    if needed is not None and needed not in job.checkouts:
         return {"unavailable": f"no checkout of {needed} was given"}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"

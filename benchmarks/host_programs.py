@@ -83,6 +83,10 @@ def prepare_ultimate(job: Job) -> Program:
     return ultimate.prepare(job, start_painting(job))
 
 
+def prepare_half_tile(job: Job) -> Program:
+    return ultimate.prepare(job, start_painting(job), seam_fix="Half Tile")
+
+
 def prepare_method(method: str) -> Callable[[Job], Program]:
     def prepare(job: Job) -> Program:
         host = start_painting(job)
@@ -99,11 +103,9 @@ PROGRAMS: dict[str, Callable[[Job], Program]] = {
     "ours": prepare_ours,
     "our patch": prepare_patch,
     "ultimate": prepare_ultimate,
+    "ultimate half-tile": prepare_half_tile,
     **{method: prepare_method(method) for method in METHODS},
 }
-
-CHECKOUTS = {"ultimate": "ultimate", **dict.fromkeys(METHODS, "tiled-diffusion")}
-"""What must be given by path for a program to run."""
 
 
 def start_painting(job: Job) -> Host:

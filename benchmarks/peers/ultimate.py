@@ -15,8 +15,8 @@ from .comfyui import Host, start
 SCRIPT = "repositories/ultimate_sd_upscale"
 
 
-def prepare(job: Job, host: Host | None = None) -> Program:
-    """In `host`, by default a fresh one."""
+def prepare(job: Job, host: Host | None = None, seam_fix: str = "None") -> Program:
+    """In `host`, by default a fresh one; `seam_fix` is a mode of the node, run at the redraw's strength."""
     if not (job.checkout("ultimate") / SCRIPT).is_dir():
         raise UnavailableError(f"its submodule {SCRIPT} is not checked out")
     host = host or start(job)
@@ -41,8 +41,8 @@ def prepare(job: Job, host: Host | None = None) -> Program:
             tile_height=512,
             mask_blur=8,
             tile_padding=32,
-            seam_fix_mode="None",
-            seam_fix_denoise=1.0,
+            seam_fix_mode=seam_fix,
+            seam_fix_denoise=CREATIVITY,
             seam_fix_width=64,
             seam_fix_mask_blur=8,
             seam_fix_padding=16,
@@ -52,9 +52,8 @@ def prepare(job: Job, host: Host | None = None) -> Program:
         )
         return result.movedim(-1, 1)
 
-    return Program(
-        run=run, networks=host.networks, settings="tiles of 512 px, padding 32, no seam fix, no text"
-    )
+    settings = f"tiles of 512 px, padding 32, seam fix {seam_fix}, no text"
+    return Program(run=run, networks=host.networks, settings=settings)
 
 
 def load_pack(job: Job, name: str) -> ModuleType:
