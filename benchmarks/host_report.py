@@ -8,6 +8,8 @@ from typing import Any
 GIB = 2**30
 OURS = ("ours", "our patch")
 REFERENCES = ("untiled", "other noise")
+CHANCE = 1.1
+"""A seam figure up to this many times that of other noise is no seam."""
 
 COLUMNS = {
     "steps": lambda r: str(r["steps"]),
@@ -35,15 +37,27 @@ def print_case(case: str, results: dict[str, Any]) -> None:
     for name, result in results.items():
         say(f"{name}: {result.get('settings') or result.get('unavailable') or result['error']}")
     peers = {name: result for name, result in done.items() if name not in (*OURS, *REFERENCES)}
+    seamless = {name: result for name, result in peers.items() if is_seamless(result, done)}
     for mine in OURS:
-        if mine in done and peers:
-            fastest = min(peers, key=lambda name: peers[name]["seconds"]["total"])
-            speed = peers[fastest]["seconds"]["total"] / done[mine]["seconds"]["total"]
-            fewest = min(peer["evaluations"] for peer in peers.values())
-            say(
-                f"{mine}: {speed:.2f} times the speed of the fastest other, {fastest} (target: 1.3); "
-                f"{done[mine]['evaluations']} evaluations, the fewest of the others {fewest}"
-            )
+        for others, kind in ((peers, "other"), (seamless, "other without seams")):
+            if mine in done and others:
+                compare(mine, done[mine], others, kind)
+
+
+def is_seamless(result: dict[str, Any], done: dict[str, Any]) -> bool:
+    """Whether its steepest line is one that other noise can make without any tiles."""
+    control = done.get("other noise", {})
+    return "seam" in result and "seam" in control and result["seam"] <= CHANCE * control["seam"]
+
+
+def compare(mine: str, result: dict[str, Any], others: dict[str, Any], kind: str) -> None:
+    fastest = min(others, key=lambda name: others[name]["seconds"]["total"])
+    speed = others[fastest]["seconds"]["total"] / result["seconds"]["total"]
+    fewest = min(other["evaluations"] for other in others.values())
+    say(
+        f"{mine}: {speed:.2f} times the speed of the fastest {kind}, {fastest} (target: 1.3); "
+        f"{result['evaluations']} evaluations, the fewest of these {fewest}"
+    )
 
 
 def say(text: str) -> None:
