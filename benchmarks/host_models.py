@@ -128,12 +128,13 @@ def run_alone(name: str, job: Job) -> dict[str, Any]:
 
 
 def add_seams(cases: dict[str, Any]) -> None:
-    """Put `seam` into all results, beside the untiled picture of any case."""
+    """Put `seam` into all results, beside the untiled picture of as many steps in any case."""
+    every = [result for results in cases.values() for result in results.values() if "profiles" in result]
     untiled = [results["untiled"] for results in cases.values() if "untiled" in results]
-    control = next((result for result in untiled if "profiles" in result), None)
-    for result in (result for results in cases.values() for result in results.values()):
-        if control is not None and "profiles" in result:
-            result["seam"] = seam_ratio(result["profiles"], control["profiles"])
+    for result in every:
+        for control in untiled:
+            if control.get("steps") == result["steps"]:
+                result["seam"] = seam_ratio(result["profiles"], control["profiles"])
 
 
 def measure(name: str, job: Job) -> dict[str, Any]:
