@@ -62,11 +62,6 @@ class Models:
     control: comfy.controlnet.ControlNet | None
     """Without a hint, as its loader gives it."""
 
-    @property
-    def flow(self) -> bool:
-        """Whether the noise level is a share of the whole, as in flow matching."""
-        return self.family not in ("sd15", "sdxl")
-
     def latents(self, height: int, width: int, seed: int = 0, batch: int = 1) -> Tensor:
         """Random ones as the host's VAE node gives them, `height` x `width`."""
         form = self.model.model.latent_format
