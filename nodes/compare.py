@@ -9,7 +9,7 @@ from torch import Tensor
 from .compat import ui
 
 KEY = "creative_upscaler_compare"
-"""Of a node's output; `web/compare_widget.js` reads it. ComfyUI itself shows only what is called "images"."""
+"""Of a node's output; `web/upscale_panels.js` reads it. ComfyUI itself shows only what is called "images"."""
 
 LARGEST_SIDE = 4096
 """Pixels of a preview's longer side at most: a decoded picture of that size takes a page 64 MB."""
