@@ -8,16 +8,13 @@ It changes nothing, loads nothing and answers this ComfyUI's own pages only.
 from __future__ import annotations
 
 import asyncio
-import json
 from urllib.parse import urlsplit
 
 from aiohttp import web
 from server import PromptServer
 
 from ..pipelines.errors import ParameterError
-from .remote_routes import PATH
-
-LONGEST_BODY = 16384
+from .remote_routes import LONGEST_BODY, PATH, read_object
 
 
 def register_plan_routes() -> None:
@@ -30,10 +27,9 @@ async def _plan(request: web.Request) -> web.Response:
 
     if not is_own_page(request):
         return web.json_response({"error": "only ComfyUI's own page is told the plan"}, status=403)
-    body = await request.content.read(LONGEST_BODY + 1)
+    asked = await read_object(request)
     try:
-        asked = json.loads(body) if len(body) <= LONGEST_BODY else None
-        if not isinstance(asked, dict):
+        if asked is None:
             raise ValueError(f"send a JSON table of at most {LONGEST_BODY} bytes")
         # In a thread: the shapes in a model file are read when it is asked about for the first time.
         answer = await asyncio.to_thread(describe_plan, asked)

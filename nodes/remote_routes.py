@@ -69,14 +69,20 @@ async def read_change(request: web.Request, folder: Path) -> dict[str, Any] | we
     problem = find_problem(request, load_settings(folder).trusted_hosts)
     if problem:
         return web.json_response({"error": problem}, status=403)
+    values = await read_object(request)
+    if values is None:
+        return web.json_response({"error": "send a JSON object"}, status=400)
+    return values
+
+
+async def read_object(request: web.Request) -> dict[str, Any] | None:
+    """The JSON object that a request sends; None for anything else, or for more than `LONGEST_BODY`."""
     body = await request.content.read(LONGEST_BODY + 1)
     try:
         values = json.loads(body) if len(body) <= LONGEST_BODY else None
-    except ValueError:
+    except (ValueError, RecursionError):
         values = None
-    if not isinstance(values, dict):
-        return web.json_response({"error": "send a JSON object"}, status=400)
-    return values
+    return values if isinstance(values, dict) else None
 
 
 def find_problem(request: web.Request, trusted_hosts: tuple[str, ...]) -> str:

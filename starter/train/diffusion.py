@@ -21,18 +21,21 @@ from .loop import Plan, train
 from .photographs import Photographs
 from .tags import DEGRADED_SHARE, describe, make_tokenizer, spoil, write_prompt
 
-SCALES = (1, 1.5, 2, 2, 2, 4)
+WIDTHS = (64, 96, 160, 160)
+"""Channels of the UNet where 2, 4, 8 and 16 pixels are one."""
+TEXT_WIDTH = 64
+SCALES = (1, 1.5, 2, 2, 2, 2, 4)
 """Enlargements trained for."""
-LOW_NOISE = 2.2
+LOW_NOISE = 1.8
 """Power of a uniform number that the share of noise is drawn by: low levels are what a redraw uses most."""
-FROM_NOISE = 0.04
+FROM_NOISE = 0.08
 """Share of training at the last timestep, for a sharp first step from noise."""
 WEAKENED = 0.5
 """Share of training with the ControlNet at a random weight between `WEAKEST` and 1."""
 WEAKEST = 0.15
 UNCONTROLLED = 0.05
 """Share of training without the ControlNet."""
-REDRAWN = 0.5
+REDRAWN = 0.4
 """Share of training that starts, as in use, from the picture to be redrawn, or between it and the target."""
 
 
@@ -45,26 +48,28 @@ class Networks(nn.Module):
             sample_size=64,
             in_channels=CHANNELS,
             out_channels=CHANNELS,
-            down_block_types=("DownBlock2D", "DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
-            mid_block_type="UNetMidBlock2DCrossAttn",
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D", "UpBlock2D"),
-            block_out_channels=(32, 64, 96, 160),
+            down_block_types=("DownBlock2D",) * len(WIDTHS),
+            mid_block_type="UNetMidBlock2D",
+            up_block_types=("UpBlock2D",) * len(WIDTHS),
+            block_out_channels=WIDTHS,
             layers_per_block=1,
-            cross_attention_dim=64,
-            attention_head_dim=4,
-            norm_num_groups=16,
-            # Without self-attention any size costs the same per pixel and looks the same.
-            only_cross_attention=True,
+            norm_num_groups=8,
+            # Convolutions alone: any size costs the same per pixel and looks the same. The prompt, which names
+            # properties of the whole picture, scales and shifts every layer as the noise level does.
+            cross_attention_dim=TEXT_WIDTH,
+            addition_embed_type="text",
+            addition_embed_type_num_heads=4,
+            resnet_time_scale_shift="scale_shift",
         )
-        self.controlnet = ControlNetModel.from_unet(self.unet, conditioning_embedding_out_channels=(16, 32))
+        self.controlnet = ControlNetModel.from_unet(self.unet, conditioning_embedding_out_channels=(8, 32))
         for convolution in (*self.controlnet.controlnet_down_blocks, self.controlnet.controlnet_mid_block):
             nn.init.normal_(convolution.weight, std=0.03)  # zero is for a UNet that is already trained
         nn.init.normal_(self.controlnet.controlnet_cond_embedding.conv_out.weight, std=0.03)
         self.text_encoder = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(tokenizer),
-                hidden_size=64,
-                intermediate_size=128,
+                hidden_size=TEXT_WIDTH,
+                intermediate_size=2 * TEXT_WIDTH,
                 num_hidden_layers=2,
                 num_attention_heads=4,
                 max_position_embeddings=tokenizer.model_max_length,

@@ -20,10 +20,13 @@ FACTOR = 2
 CHANNELS = 6
 HAAR = ((1, 1, 1, 1), (1, 1, -1, -1), (1, -1, 1, -1), (1, -1, -1, 1))
 """Over a block's pixels, row by row: mean, vertical, horizontal and diagonal difference (times 4)."""
-WHITENING = 0.75
-"""Latents are divided by this power of their deviation: fine detail stays smaller than the rest, and so is
-the first thing that noise hides and a low noise level redraws."""
-CARRIER = 64.0
+WHITENING = 0.25
+"""Latents are divided by this power of their deviation: fine detail stays far smaller than the rest, and so
+is the first thing that noise hides and a low noise level redraws."""
+DEVIATION = 3.0
+"""Of the first latent, mean brightness: with it fine detail is hidden at about creativity .3, and a picture's
+layout far later."""
+CARRIER = 192.0
 """A constant far above the signal in every group of a norm that must not depend on the picture."""
 FITTED = 400
 FITTED_CROP = 48
@@ -53,13 +56,13 @@ def make_vae() -> AutoencoderKL:
 def fit_transform(crops: Tensor) -> tuple[Tensor, Tensor]:
     """The transform `[6,12]` and offset `[6]` of latents for pictures like `crops` `[N,3,H,W]` in 0..1.
 
-    Latents have mean 0; the first has deviation 1.
+    Latents have mean 0; the first has deviation `DEVIATION`.
     """
     colors, haar = torch.tensor(TO_YCBCR), torch.tensor(HAAR) / FACTOR**2
     transform = torch.cat([torch.kron(colors[:1], haar), torch.kron(colors[1:], haar[:1])])
     raw = encode(crops, transform, torch.zeros(CHANNELS)).transpose(0, 1).flatten(1).double()
     deviations = raw.std(1)
-    scale = (deviations[0] / deviations) ** WHITENING / deviations[0]
+    scale = DEVIATION * (deviations[0] / deviations) ** WHITENING / deviations[0]
     return (scale[:, None] * transform).float(), (-scale * raw.mean(1)).float()
 
 
