@@ -56,8 +56,10 @@ class ModelShape:
             tiles = 96, 128
         else:
             side = unet["sample_size"]
-            local = unet.get("only_cross_attention") is True
-            tiles = side, 4 * side if local else round(1.5 * side / 8) * 8
+            middle = unet.get("mid_block_type", "UNetMidBlock2DCrossAttn")
+            blocks = (middle, *unet.get("down_block_types", ()))
+            local = unet.get("only_cross_attention") is True or not any("Attn" in str(b) for b in blocks)
+            tiles = side, 8 * side if local else round(1.5 * side / 8) * 8
         return cls(
             scale_factor=2 ** (len(vae["block_out_channels"]) - 1),
             latent_multiple=2 ** (len(unet["block_out_channels"]) - 1),

@@ -105,7 +105,7 @@ def test_pictures_of_odd_sizes_are_redrawn_from_any_noise(
 
 
 def test_tiles_are_as_large_as_a_network_without_self_attention_allows(models: CreativeModels) -> None:
-    assert models.tile_range == (64, 256)
+    assert models.tile_range == (64, 512)
     assert models.scale_factor == 4
 
 

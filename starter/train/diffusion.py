@@ -54,8 +54,8 @@ class Networks(nn.Module):
             block_out_channels=WIDTHS,
             layers_per_block=1,
             norm_num_groups=8,
-            # Convolutions alone: any size costs the same per pixel and looks the same. The prompt, which names
-            # properties of the whole picture, scales and shifts every layer as the noise level does.
+            # Convolutions alone: any size costs the same per pixel and looks the same. The prompt, which
+            # names properties of the whole picture, scales and shifts every layer as the noise level does.
             cross_attention_dim=TEXT_WIDTH,
             addition_embed_type="text",
             addition_embed_type_num_heads=4,
