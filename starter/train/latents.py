@@ -20,12 +20,11 @@ FACTOR = 2
 CHANNELS = 6
 HAAR = ((1, 1, 1, 1), (1, 1, -1, -1), (1, -1, 1, -1), (1, -1, -1, 1))
 """Over a block's pixels, row by row: mean, vertical, horizontal and diagonal difference (times 4)."""
-WHITENING = 0.25
-"""Latents are divided by this power of their deviation: fine detail stays far smaller than the rest, and so
-is the first thing that noise hides and a low noise level redraws."""
-DEVIATION = 3.0
-"""Of the first latent, mean brightness: with it fine detail is hidden at about creativity .3, and a picture's
-layout far later."""
+DEVIATION = 5.0
+"""Of the first latent, mean brightness. The finest detail of photographs has about a tenth of it, so that
+noise hides it at about creativity .3, and a picture's layout far later."""
+COLOR_GAIN = 2.0
+"""Of the colours over brightness, for noise to reach them last: a small network draws them badly."""
 CARRIER = 192.0
 """A constant far above the signal in every group of a norm that must not depend on the picture."""
 FITTED = 400
@@ -60,10 +59,9 @@ def fit_transform(crops: Tensor) -> tuple[Tensor, Tensor]:
     """
     colors, haar = torch.tensor(TO_YCBCR), torch.tensor(HAAR) / FACTOR**2
     transform = torch.cat([torch.kron(colors[:1], haar), torch.kron(colors[1:], haar[:1])])
-    raw = encode(crops, transform, torch.zeros(CHANNELS)).transpose(0, 1).flatten(1).double()
-    deviations = raw.std(1)
-    scale = DEVIATION * (deviations[0] / deviations) ** WHITENING / deviations[0]
-    return (scale[:, None] * transform).float(), (-scale * raw.mean(1)).float()
+    raw = encode(crops, transform, torch.zeros(CHANNELS)).transpose(0, 1).flatten(1)
+    scale = DEVIATION / raw[0].std() * torch.tensor([1.0] * len(HAAR) + [COLOR_GAIN] * 2)
+    return scale[:, None] * transform, -scale * raw.mean(1)
 
 
 def encode(image: Tensor, transform: Tensor, offset: Tensor) -> Tensor:
