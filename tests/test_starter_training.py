@@ -15,7 +15,7 @@ from spandrel import ModelLoader
 
 from creative_upscaler.pipelines.parameters import UpscaleParameters
 from creative_upscaler.starter.train import __main__ as program
-from creative_upscaler.starter.train import latents, tags
+from creative_upscaler.starter.train import beginning, diffusion, latents, tags
 from creative_upscaler.starter.train.degradation import degrade, jpeg
 from creative_upscaler.starter.train.photographs import Photographs
 
@@ -103,6 +103,23 @@ def test_encoder_and_decoder_are_linear_maps_written_into_diffusers_weights(phot
     inner, border = (..., slice(4, -4), slice(4, -4)), (..., slice(0, 1), slice(None))
     for part, least in ((inner, 34), (border, 24)):
         assert peak_signal_noise_ratio(picture[part].numpy(), made[part].numpy(), data_range=1) > least
+
+
+def test_training_begins_with_networks_that_answer_with_hint_and_noisy_latents(photographs, tmp_path):
+    pool = Photographs(photographs, tmp_path, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    transform, offset = latents.fit_transform(pool.crops(100, 48, generator))
+    networks = diffusion.Networks(tags.make_tokenizer())
+    beginning.carry_through(networks.unet, networks.controlnet, transform, offset)
+    hint = pool.crops(2, 64, generator)
+    clean = latents.encode(hint, transform, offset)
+    noisy = clean + torch.randn(clean.shape, generator=generator)
+    tokens = torch.zeros(2, 77, dtype=torch.long)
+    with torch.no_grad():
+        made = networks(noisy, torch.tensor([999, 200]), tokens, hint, torch.ones(2, 1, 1, 1))
+    expected = beginning.ANSWER[beginning.NOISY] * noisy + beginning.ANSWER[beginning.HINT] * clean
+    inner = (..., slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(made[inner], expected[inner], atol=0.5, rtol=0.05)
 
 
 @pytest.mark.parametrize("quality", [30, 60, 90])

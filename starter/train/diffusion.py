@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DCondi
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from .beginning import carry_through
 from .degradation import degrade
 from .latents import CHANNELS, encode, read_transform
 from .loop import Plan, train
@@ -129,6 +130,7 @@ def train_diffusion(
     layout = torch.contiguous_format if device.type == "cpu" else torch.channels_last
     networks.to(device, memory_format=layout)
     transform, offset = (part.to(device) for part in read_transform(vae))
+    carry_through(networks.unet, networks.controlnet, transform, offset)
     signal = make_scheduler().alphas_cumprod.to(device)
     forward = torch.compile(networks) if plan.compiled else networks
     if enlarger is not None:
