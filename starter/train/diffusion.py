@@ -30,6 +30,8 @@ NORM_EPS = 1.0
 give its colours and contrast."""
 SCALES = (1.5, 2, 2, 2, 2, 3)
 """Enlargements trained for."""
+RECOLORED = 0.3
+"""Share of batches with red, green and blue exchanged: in most photographs strong colours are rare."""
 LOW_NOISE = 1.8
 """Power of a uniform number that the share of noise is drawn by: low levels are what a redraw uses most."""
 FROM_NOISE = 0.2
@@ -138,6 +140,8 @@ def train_diffusion(
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         photographed = photographs.crops(batch, crop, generator)
+        if torch.rand((), generator=generator) < RECOLORED:
+            photographed = photographed[:, torch.randperm(3, generator=generator)]
         scale = SCALES[int(torch.randint(len(SCALES), (), generator=generator))]
         small = degrade(photographed, scale, generator).image
         by_network = enlarger is not None and scale == 2 and torch.rand((), generator=generator) < 0.7
