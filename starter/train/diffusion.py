@@ -30,18 +30,20 @@ NORM_EPS = 1.0
 give its colours and contrast."""
 SCALES = (1.5, 2, 2, 2, 2, 3)
 """Enlargements trained for."""
+BY_NETWORK = 0.8
+"""Share of batches that the super-resolution starter enlarges before the exact resize, as in use."""
 RECOLORED = 0.3
 """Share of batches with red, green and blue exchanged: in most photographs strong colours are rare."""
 LOW_NOISE = 1.8
 """Power of a uniform number that the share of noise is drawn by: low levels are what a redraw uses most."""
-FROM_NOISE = 0.2
+FROM_NOISE = 0.25
 """Share of training at the last timestep, for a sharp first step from noise."""
 WEAKENED = 0.3
 """Share of training with the ControlNet at a random weight between `WEAKEST` and 1."""
 WEAKEST = 0.15
 UNCONTROLLED = 0.05
 """Share of training without the ControlNet."""
-REDRAWN = 0.4
+REDRAWN = 0.6
 """Share of training that starts, as in use, from the picture to be redrawn, or between it and the target."""
 
 
@@ -144,9 +146,9 @@ def train_diffusion(
             photographed = photographed[:, torch.randperm(3, generator=generator)]
         scale = SCALES[int(torch.randint(len(SCALES), (), generator=generator))]
         small = degrade(photographed, scale, generator).image
-        by_network = enlarger is not None and scale == 2 and torch.rand((), generator=generator) < 0.7
+        by_network = enlarger is not None and torch.rand((), generator=generator) < BY_NETWORK
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            hint = _enlarge(small, crop, enlarger if by_network else None).float().clamp(0, 1)
+            hint = _enlarge(small, crop, enlarger if by_network else None)
         target, tags = photographed.clone(), describe(photographed)
         for n in (torch.rand(batch, generator=generator) < DEGRADED_SHARE).nonzero()[:, 0].tolist():
             target[n], tags[n] = spoil(photographed[n], generator)
@@ -194,8 +196,8 @@ def _draw_control(batch: int, generator: torch.Generator) -> Tensor:
 
 def _enlarge(small: Tensor, crop: int, enlarger: nn.Module | None) -> Tensor:
     if enlarger is not None:
-        return enlarger(small.contiguous(memory_format=torch.channels_last))
-    return F.interpolate(small, (crop, crop), mode="bicubic", antialias=True)
+        small = enlarger(small.contiguous(memory_format=torch.channels_last)).float()
+    return F.interpolate(small, (crop, crop), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def save(networks: Networks, folder: Path) -> None:
