@@ -12,6 +12,8 @@ from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 from spandrel import ModelLoader
+from tokenizers import Tokenizer
+from transformers import CLIPTokenizer
 
 from creative_upscaler.pipelines.parameters import UpscaleParameters
 from creative_upscaler.starter.train import __main__ as program
@@ -150,6 +152,15 @@ def test_every_tag_is_one_token_and_fal_defaults_are_tags():
     known = set(tags.vocabulary())
     for text in (defaults.prompt_suffix, defaults.negative_prompt):
         assert set(text.replace(",", " ").split()) <= known
+
+
+def test_the_tokenizer_is_the_same_from_the_files_of_transformers_4_and_5(tmp_path):
+    tags.save_tokenizer(tmp_path)
+    text = "highly detailed, blurry cat"
+    from_5 = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(text).tokens
+    (tmp_path / "tokenizer.json").unlink()
+    from_4 = CLIPTokenizer.from_pretrained(tmp_path, local_files_only=True).tokenize(text)
+    assert from_5[1:-1] == from_4 and from_4[:3] == ["highly</w>", "detailed</w>", ",</w>"]
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path):

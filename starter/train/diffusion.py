@@ -20,7 +20,7 @@ from .degradation import degrade
 from .latents import CHANNELS, encode, read_transform
 from .loop import Plan, train
 from .photographs import Photographs
-from .tags import DEGRADED_SHARE, describe, make_tokenizer, spoil, write_prompt
+from .tags import DEGRADED_SHARE, describe, make_tokenizer, save_tokenizer, spoil, write_prompt
 
 WIDTHS = (64, 96, 160, 160)
 """Channels of the UNet where 2, 4, 8 and 16 pixels are one."""
@@ -204,5 +204,5 @@ def save(networks: Networks, folder: Path) -> None:
     """Write the averaged networks, the tokenizer and the schedule as a diffusers folder without its VAE."""
     for name in ("unet", "controlnet", "text_encoder"):
         getattr(networks, name).cpu().save_pretrained(folder / name)
-    make_tokenizer().save_pretrained(folder / "tokenizer")
+    save_tokenizer(folder / "tokenizer")
     make_scheduler().save_pretrained(folder / "scheduler")

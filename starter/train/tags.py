@@ -48,6 +48,18 @@ def vocabulary() -> list[str]:
 
 def make_tokenizer() -> CLIPTokenizer:
     """A byte-pair tokenizer in CLIP's format whose merges build the words of `vocabulary` alone."""
+    with TemporaryDirectory() as folder:
+        _write_vocabulary(Path(folder))
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=PROMPT_LENGTH)
+
+
+def save_tokenizer(folder: Path) -> None:
+    """In transformers 5's files and in those of transformers 4, so that either reads the folder."""
+    make_tokenizer().save_pretrained(folder)
+    _write_vocabulary(folder)
+
+
+def _write_vocabulary(folder: Path) -> None:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(byte) for byte in printable] + [chr(256 + n) for n in range(256 - len(printable))]
     tokens = [*letters, *(letter + "</w>" for letter in letters)]
@@ -59,12 +71,10 @@ def make_tokenizer() -> CLIPTokenizer:
             tokens.append(pieces[0] + pieces[1])
             pieces = [pieces[0] + pieces[1], *pieces[2:]]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
-    with TemporaryDirectory() as folder:
-        table = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
-        (Path(folder) / "vocab.json").write_text(json.dumps(table), encoding="utf-8")
-        lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-        (Path(folder) / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=PROMPT_LENGTH)
+    table = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    (folder / "vocab.json").write_text(json.dumps(table), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _apply(pieces: list[str], merges: dict[tuple[str, str], int]) -> list[str]:
