@@ -6,13 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .parameters import COLOR_FIXES
+from .parameters import BACK_PROJECTION, COLOR_FIXES
+from .resizing import resize
 
 WAVELET_LEVELS = 5
 WAVELET_REACH = 2**WAVELET_LEVELS - 1
 """Pixels to each side that the low band of a pixel depends on: 1 + 2 + 4 + 8 + 16."""
 BLOCK = 64
 """Rows (and columns) corrected at a time, which bounds the memory; not fewer than `WAVELET_REACH`."""
+BACK_PROJECTIONS = 2
 VARIANCE_FLOOR = 1e-5
 """Keeps flat channels finite, as in CCSR's and StableSR's colour fix."""
 
@@ -28,6 +30,8 @@ WHITE = (0.95047, 1.0, 1.08883)
 def fix_color(image: Tensor, source: Tensor, method: str, *, clip: bool = True) -> Tensor:
     """Move the colours of `image` to those of `source`; both float32 `[B,3,H,W]` in 0..1 of the same size.
 
+    For "back_projection" `source` is the picture before it was enlarged.
+
     `image` is overwritten and returned, clipped to 0..1 unless `clip` is off ("lab" always is); beyond that,
     memory for some rows is used.
 
@@ -35,11 +39,12 @@ def fix_color(image: Tensor, source: Tensor, method: str, *, clip: bool = True) 
       high ones of `image` (StableSR, Wang et al. 2023, section 3.3)
     - "adain": mean and standard deviation of every channel of `source` (Huang and Belongie 2017, equation 8)
     - "lab": the same in CIELAB, so that hue and lightness are moved separately (Reinhard et al. 2001)
+    - "back_projection": what `image` made small lacks of `source` is added, twice (Irani and Peleg 1991)
     - "none": `image` as it is
     """
     if method not in COLOR_FIXES:
         raise ValueError(f"got colour fix {method!r}; allowed is one of {', '.join(COLOR_FIXES)}")
-    if image.shape != source.shape:
+    if image.shape != source.shape and method != BACK_PROJECTION:
         raise ValueError(
             f"image is {list(image.shape)} and source {list(source.shape)}; resize the source first"
         )
@@ -50,6 +55,8 @@ def fix_color(image: Tensor, source: Tensor, method: str, *, clip: bool = True) 
             _match_statistics(picture, source_picture)
         elif method == "lab":
             _match_lab(picture, source_picture)
+        elif method == BACK_PROJECTION:
+            _project_back(picture, source_picture)
     return image.clamp_(0, 1) if clip and method != "none" else image
 
 
@@ -89,6 +96,16 @@ def _low_band_kernels(length: int, device: torch.device) -> list[tuple[slice, sl
         weights = weights[first - taps.start : block.stop - taps.start]
         kernels.append((block, taps, weights.float().to(device)))
     return kernels
+
+
+def _project_back(image: Tensor, source: Tensor) -> None:
+    """Add to `image` `[3,H,W]` what it lacks of `source` `[3,h,w]` when it is resized to that."""
+    # A channel at a time, which bounds the memory.
+    for channel, source_channel in zip(image[:, None, None], source[:, None, None], strict=True):
+        for _ in range(BACK_PROJECTIONS):
+            lacking = source_channel - resize(channel, (source.shape[1], source.shape[2]))
+            # A resize keeps to 0..1, and a difference is in -1..1.
+            channel.add_(resize((lacking + 1) / 2, (image.shape[1], image.shape[2])), alpha=2).sub_(1)
 
 
 def _match_statistics(image: Tensor, source: Tensor) -> None:

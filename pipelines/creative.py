@@ -81,12 +81,14 @@ def upscale(
         parts = _groups(len(image), redraw.group_size(pass_size) if redraw else 1)
         enlarged = torch.empty(len(image), 3, *pass_size) if len(parts) > 1 else None
         for group in parts:
+            before = color[group]
             if restore and number == 0:
-                part = restore(color[group], pass_size, seed + group.start)
+                part = restore(before, pass_size, seed + group.start)
+                before = resize(part, (before.shape[2], before.shape[3]))
             else:
-                part = pre_upscale(color[group], pass_size, upscaler, runtime)
+                part = pre_upscale(before, pass_size, upscaler, runtime)
             if redraw:
-                part = redraw(part, number, group)
+                part = redraw(part, number, group, before)
             if enlarged is None:
                 color = part
             else:

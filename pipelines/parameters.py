@@ -29,7 +29,8 @@ SAMPLERS = (
     "tcd",
 )
 SCHEDULERS = ("karras", "normal")
-COLOR_FIXES = ("wavelet", "adain", "lab", "none")
+BACK_PROJECTION = "back_projection"
+COLOR_FIXES = ("wavelet", "adain", "lab", BACK_PROJECTION, "none")
 SHAPE_SCHEDULES = ("constant", "fading")
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -243,7 +244,8 @@ class UpscaleParameters(Settings):
     color_fix: str = declare(
         "wavelet",
         "Take the colours of the source: its low frequencies (wavelet), its mean and contrast (adain), the same in "
-        "LAB (lab), or not at all (none).",
+        "LAB (lab), all of it, so that the result made small again is the source (back_projection), or not at all "
+        "(none).",
         choices=COLOR_FIXES,
         advanced=True,
     )

@@ -19,7 +19,7 @@ from .detail import flatness_mask, lie_amounts, with_detail
 from .errors import ParameterError
 from .models import CreativeModels
 from .noise import PictureNoise
-from .parameters import UpscaleParameters
+from .parameters import BACK_PROJECTION, UpscaleParameters
 from .planning import pass_creativity, pass_tile_bytes, plan_tiles
 from .prompting import TextConditioning, encode_prompts
 from .resizing import Size, reflect_pad
@@ -88,8 +88,11 @@ class Redraw:
         grid = self.plan(size)
         return max(self._tile_batch(grid) // len(grid), 1)
 
-    def __call__(self, canvas: Tensor, number: int, pictures: slice) -> Tensor:
-        """Redraw `canvas` `[B,3,H,W]`, the pictures `pictures` of the request, in pass `number`."""
+    def __call__(self, canvas: Tensor, number: int, pictures: slice, before: Tensor) -> Tensor:
+        """Redraw `canvas` `[B,3,H,W]`, the pictures `pictures` of the request, in pass `number`.
+
+        `before` is what they were before that pass enlarged them.
+        """
         sigmas = spread_sigmas(
             self.models.alphas_cumprod,
             pass_creativity(self.parameters, number),
@@ -103,7 +106,8 @@ class Redraw:
         height, width = canvas.shape[-2:]
         redrawn = self.codec.decode(latents)[:, :, :height, :width]
         self.runtime.progress("fix colours", 0, 1)
-        return fix_color(redrawn, canvas, self.parameters.color_fix)
+        method = self.parameters.color_fix
+        return fix_color(redrawn, before if method == BACK_PROJECTION else canvas, method)
 
     def redraw_latents(self, canvas: Tensor, sigmas: Tensor, noise: PictureNoise, pictures: slice) -> Tensor:
         """Noise the canvas to `sigmas[0]` and denoise it along `sigmas`: `[B,C,h,w]` of the padded canvas."""

@@ -64,7 +64,7 @@ def test_lab_conversion_equals_scikit_images():
     torch.testing.assert_close(lab_to_rgb(lab), colors, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["wavelet", "adain", "lab"])
+@pytest.mark.parametrize("method", ["wavelet", "adain", "lab", "back_projection"])
 def test_a_tint_is_removed(method):
     source = photograph()
     image = tinted(source)
@@ -75,7 +75,30 @@ def test_a_tint_is_removed(method):
     assert fixed.max() <= 1
 
 
-@pytest.mark.parametrize("method", ["wavelet", "adain", "lab"])
+@pytest.mark.parametrize("size", [(75, 70), (110, 90)])
+def test_back_projection_gives_what_shrinks_to_the_source_and_keeps_finer_detail(size):
+    truth = photograph(150, 140) * 0.8 + 0.1
+    small = reduced(truth, size)
+    drawn = truth + 0.05 * torch.randn(truth.shape, generator=torch.manual_seed(0))
+    image = tinted(drawn)
+    before = distance(reduced(image, size), small)
+    fine = image - reduced(reduced(image, size), truth.shape[2:])
+    fixed = fix_color(image, small, "back_projection")
+    assert distance(reduced(fixed, size), small) < 0.1 * before
+    kept = fixed - reduced(reduced(fixed, size), truth.shape[2:])
+    assert float(torch.corrcoef(torch.stack([fine.flatten(), kept.flatten()]))[0, 1]) > 0.9
+
+
+def reduced(image, size):
+    """By a filter other than the one that corrects."""
+    return F.interpolate(image, tuple(size), mode="bicubic", antialias=True)
+
+
+def distance(image, other):
+    return float((image - other).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("method", ["wavelet", "adain", "lab", "back_projection"])
 def test_batch_position_does_not_change_a_picture(method):
     source = torch.cat([photograph(), photograph().flip(2)])
     batch = fix_color(tinted(source), source, method)
@@ -118,16 +141,20 @@ def test_one_pixel_and_flat_images_stay_finite(method):
 def test_another_size_or_method_is_refused():
     with pytest.raises(ValueError, match="resize the source"):
         fix_color(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 1, 4), "wavelet")
-    with pytest.raises(ValueError, match="wavelet, adain, lab, none"):
+    with pytest.raises(ValueError, match="wavelet, adain, lab, back_projection, none"):
         fix_color(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4), "hsv")
 
 
-def test_memory_stays_below_a_third_of_the_image():
-    prepare = """
+@pytest.mark.parametrize(
+    ("methods", "source", "share"),
+    [(("wavelet", "adain", "lab"), (4096, 1024), 1 / 3), (("back_projection",), (2048, 512), 1)],
+)
+def test_memory_stays_below_a_share_of_the_image(methods, source, share):
+    prepare = f"""
 from creative_upscaler.pipelines.color import fix_color
-for method in ("wavelet", "adain", "lab"):  # what is allocated once is no part of the measurement
+for method in {methods}:  # what is allocated once is no part of the measurement
     fix_color(torch.rand(1, 3, 128, 1024), torch.rand(1, 3, 128, 1024), method)
-image, source = torch.rand(1, 3, 4096, 1024), torch.rand(1, 3, 4096, 1024)
+image, source = torch.rand(1, 3, 4096, 1024), torch.rand(1, 3, *{source})
 """
-    work = 'for method in ("wavelet", "adain", "lab"): fix_color(image, source, method)'
-    assert peak_growth(prepare, work) < 4096 * 1024 * 3 * 4 / 3
+    work = f"for method in {methods}: fix_color(image, source, method)"
+    assert peak_growth(prepare, work) < 4096 * 1024 * 3 * 4 * share

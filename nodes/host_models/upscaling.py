@@ -17,7 +17,7 @@ from ...pipelines.color import fix_color
 from ...pipelines.detail import flatness_mask, lie_amounts
 from ...pipelines.errors import ParameterError
 from ...pipelines.noise import PictureNoise
-from ...pipelines.parameters import UpscaleParameters
+from ...pipelines.parameters import BACK_PROJECTION, UpscaleParameters
 from ...pipelines.planning import pass_creativity, plan_sizes
 from ...pipelines.pre_upscaling import pre_upscale
 from ...pipelines.resizing import check_image, join_alpha, reflect_pad, resize, split_alpha
@@ -92,11 +92,12 @@ def creative_upscale(
         for index in range(len(image)):
             picture = color[index : index + 1]
             for number, size in enumerate(sizes):
+                before = picture
                 picture = pre_upscale(picture, size, upscale_model, runtime)
                 if isinstance(runtime.memory, HostMemory):
                     runtime.memory.dismiss_visitors()
                 if parameters.creativity > 0:
-                    picture = redraw(picture, number, index)
+                    picture = redraw(picture, number, index, before)
             result[index : index + 1] = picture
         whole = result if alpha is None else join_alpha(result, resize(alpha, sizes[-1]))
     return HostUpscaled(whole, redraw.seed, redraw.evaluations, redraw.notes)
@@ -127,8 +128,11 @@ class Redraw:
                 "connected."
             )
 
-    def __call__(self, canvas: Tensor, number: int, index: int) -> Tensor:
-        """Redraw one picture `[1,3,H,W]`, number `index` of the batch, in pass `number`."""
+    def __call__(self, canvas: Tensor, number: int, index: int, before: Tensor) -> Tensor:
+        """Redraw one picture `[1,3,H,W]`, number `index` of the batch, in pass `number`.
+
+        `before` is what it was before that pass enlarged it.
+        """
         height, width = canvas.shape[-2:]
         tiled = self._tiled_model()
         tiling = tiling_of(tiled)
@@ -167,7 +171,8 @@ class Redraw:
         self.evaluations += tiling.evaluations
         decoded = self.codec.decode(redrawn.to(management.intermediate_device()))[:, :, :height, :width]
         self.runtime.progress("fix colours", 0, 1)
-        return fix_color(decoded, canvas, self.parameters.color_fix)
+        method = self.parameters.color_fix
+        return fix_color(decoded, before if method == BACK_PROJECTION else canvas, method)
 
     def _tiled_model(self) -> ModelPatcher:
         settings = self.parameters
