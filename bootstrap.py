@@ -36,13 +36,7 @@ def demo(arguments: list[str]) -> int:
     result, both = folder / "chelsea_2x.png", folder / "chelsea_before_after.png"
     command: list[str | Path] = [PYTHON, "-m", "creative_upscaler.cli", "upscale", source, "-o", result]
     # The checker is a download of 1.2 GB, and this is a picture of a cat.
-    command += ["--upscaler", "starter", "--no-enable-safety-checks", "--seed", "1", "--overwrite"]
-    if not (ROOT / "starter" / "diffusion" / "model_index.json").is_file():
-        print(
-            "\nNo model to redraw with ships with this: the picture is only enlarged, by starter-sr.\n",
-            flush=True,
-        )
-        command += ["--creativity", "0"]
+    command += ["--no-enable-safety-checks", "--seed", "1", "--overwrite"]
     run([*command, *arguments])
     run([PYTHON, "benchmarks/before_after.py", source, result, both])
     print(f"\nThe picture is in {result}\nBefore and after, side by side: {both}")

@@ -10,6 +10,7 @@ CHECKPOINT, CONTROLNET = "v1-5-pruned-emaonly.safetensors", "control_v11f1e_sd15
 SDXL_CHECKPOINT = "sd_xl_base_1.0.safetensors"
 SDXL_CONTROLNET = "xinsir-controlnet-tile-sdxl-1.0.safetensors"
 CCSR = "real-world_ccsr-fp16.safetensors"
+BUILT_IN = "starter (built in)"
 
 GAP, GROUP_TITLE, NODE_TITLE = 20, 50, 40
 """Room between nodes, and above them in a group, in the canvas' units."""
@@ -92,6 +93,13 @@ a workflow.
 
 Running the same again is free: the result is kept. **max_cost** and **max_megapixels** limit a run."""
 
+STARTER_NOTE = """Nothing to download: **starter (built in)** is a small model that this pack brings along, \
+with its own ControlNet. It is trained by this project and no Stable Diffusion: it sharpens, and redraws \
+fine texture a little. Settings that are left as they are become those that suit it; the node says which.
+
+Of words, sharp, detailed, smooth, blurry, noisy and their kin have an effect. For more creativity choose a \
+checkpoint and a tile ControlNet of yours."""
+
 FOLDER_NOTE = """Put them into **ComfyUI/input/photos** (or choose another folder below **input**), as JPEG, \
 PNG or WebP of any size. One run makes them all, each with its own size and the same seed.
 
@@ -144,6 +152,20 @@ def host_upscale() -> Box:
 EXAMPLES: dict[str, list[Column]] = {
     "creative_upscale": plain("creative_upscale", CHECKPOINT, CONTROLNET),
     "creative_upscale_sdxl": plain("creative_upscale_sdxl", SDXL_CHECKPOINT, SDXL_CONTROLNET),
+    "creative_upscale_starter": [
+        Column(
+            "Picture",
+            {
+                1: picture(),
+                2: Box("CreativeUpscaler_LoadModels", 400, 0, {"checkpoint": BUILT_IN, "controlnet": "none"}),
+            },
+        ),
+        Column("Creative upscale", {3: upscale({"image": (1, 0), "models": (2, 0)})}),
+        Column(
+            "Result",
+            {4: save((3, 0), "creative_upscale_starter"), 5: note("The model", STARTER_NOTE, 260, 420)},
+        ),
+    ],
     "creative_upscale_ccsr_caption": [
         Column("Picture", {1: picture(), 2: sd15_models()}),
         Column(

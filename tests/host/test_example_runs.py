@@ -73,6 +73,7 @@ def results(server: Server, run: Run, node: str) -> list[Image.Image]:
     [
         ("creative_upscale", 2),
         ("creative_upscale_sdxl", 2),
+        ("creative_upscale_starter", 2),
         ("ccsr_then_creative_upscale", 4),
     ],
 )
