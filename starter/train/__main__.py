@@ -23,7 +23,7 @@ from .tags import make_tokenizer
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's defaults: what fits half an hour on two fast CPU cores. A GPU takes larger batches."""
+    """A stage's defaults: what fits some hours on two fast CPU cores. A GPU takes larger batches."""
 
     steps: int
     batch: int
@@ -33,7 +33,7 @@ class Stage:
 
 STAGES = {
     "sr": Stage(steps=6000, batch=32, crop=96, learning_rate=1e-3),
-    "diffusion": Stage(steps=5000, batch=16, crop=96, learning_rate=8e-4),
+    "diffusion": Stage(steps=14500, batch=8, crop=128, learning_rate=8e-4),
 }
 
 
