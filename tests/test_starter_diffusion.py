@@ -49,6 +49,12 @@ def fine_detail(image):
     return float((image - F.avg_pool2d(image, 3, 1, 1)).square().mean())
 
 
+def likeness_of_the_reduced(made, small):
+    """In dB, by a filter other than the engine's."""
+    back = F.interpolate(made, small.shape[2:], mode="bicubic", antialias=True)
+    return peak_signal_noise_ratio(small.numpy(), back.numpy(), data_range=1)
+
+
 @pytest.mark.parametrize("name", ["astronaut", "coffee"])
 def test_one_step_from_noise_is_nearer_to_the_truth_than_lanczos(name, models, enlarger):
     truth, small = crop(name)
@@ -67,8 +73,24 @@ def test_its_defaults_draw_detail_that_lanczos_lacks_and_keep_the_picture(name, 
     made = redraw(small, models, enlarger)
     assert fine_detail(made) > 1.2 * fine_detail(resize(small, (240, 240)))
     assert fine_detail(made) < 1.3 * fine_detail(truth)
-    back = F.interpolate(made, (120, 120), mode="bicubic", antialias=True)
-    assert peak_signal_noise_ratio(small.numpy(), back.numpy(), data_range=1) > 33
+    assert likeness_of_the_reduced(made, small) > 40
+
+
+def test_back_projection_holds_over_passes_and_for_what_restores_first(models, enlarger):
+    small = crop("coffee")[1][:, :, :60, :60]
+    settings = {"scale": 3.0, "creativity": 0.5, "num_inference_steps": 4}
+    assert likeness_of_the_reduced(redraw(small, models, enlarger, **settings), small) > 40
+    loose = redraw(small, models, enlarger, **settings, color_fix="wavelet")
+    assert likeness_of_the_reduced(loose, small) < 38
+
+    def brighten(pictures, size, seed):
+        return (resize(pictures, size) * 0.5 + 0.4).clamp(0, 1)
+
+    parameters = UpscaleParameters(
+        seed=3, creativity=0.2, color_fix="back_projection", shape_preservation=1.0
+    )
+    made = upscale(small, parameters, models, restore=brighten).image
+    assert likeness_of_the_reduced(made, small * 0.5 + 0.4) > 40
 
 
 def test_leading_away_from_blurry_is_sharper_than_leading_away_from_sharp(models, enlarger):
