@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from comfy_server import ROOT, Server
+from example_layouts import BUILT_IN
 from workflows import MODELS, PICTURE, SAVE, UPSCALE, changed, quick, with_node
-
-BUILT_IN = "starter (built in)"
 
 
 def starter_workflow(**settings: object) -> dict:
